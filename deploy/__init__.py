@@ -1,0 +1,1 @@
+"""One machine or many: configuration, wiring, CLI, embedded broker and store, demo."""

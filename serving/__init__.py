@@ -1,0 +1,1 @@
+"""Serving: immutable snapshots, hot swap, recall answers, HTTP."""
