@@ -1,0 +1,59 @@
+# freshrecall: every target builds its own .venv first; nothing else has to be installed.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS  ?=
+
+.PHONY: help demo test check bench format docs clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@printf '\n  ARGS are passed on: make demo ARGS="--short --exit", make test ARGS="tests/stream -x"\n'
+
+demo: $(STAMP)  ## The whole loop on real purchases: broker, store, consumer, scheduler, server (up to 5 minutes)
+	$(BIN)/freshrecall demo $(ARGS)
+
+test: $(STAMP)  ## All tests, with the real broker and store as child processes
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## Formatting, lint, types, layers, and the generated part of the docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/freshrecall config --docs docs/operating.md --check
+
+bench: $(STAMP)  ## Measurements against peers; writes benchmarks/results/latest.json
+	@if [ -f benchmarks/__main__.py ]; then $(BIN)/python -m benchmarks $(ARGS); \
+	else echo "bench: benchmarks/ holds no measurement yet (expected benchmarks/__main__.py)" >&2; exit 1; fi
+
+format: $(STAMP)  ## Put code into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## Write the configuration reference of docs/operating.md anew
+	$(BIN)/freshrecall config --docs docs/operating.md
+
+clean:  ## Remove the environment and everything the demo wrote
+	rm -rf $(VENV) var build *.egg-info
+
+# The stamp is written last: an interrupted installation starts again. A shim on PATH may exist and still
+# not run (pyenv without that version), so each candidate has to prove its version.
+$(STAMP): pyproject.toml
+	@python=; for candidate in python3.11 /usr/bin/python3.11 python3; do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "freshrecall needs Python 3.11: looked for python3.11 and python3 on PATH, python3 is: $$(python3 --version 2>&1 || true)" >&2; \
+	  echo "Install Python 3.11 (with its venv module) and run make again." >&2; exit 1; \
+	fi; \
+	if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	  echo "Creating $(VENV) with $$($$python --version)"; $$python -m venv --clear $(VENV); \
+	fi
+	@echo "Installing freshrecall and its dependencies into $(VENV) (one to a few minutes, once)"
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@
