@@ -1,0 +1,42 @@
+"""Attributes of items and users as columns, findable by key without a Python loop."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pyarrow as pa
+
+from models.id_table import IdTable
+from models.arrays import Int64Array
+
+
+def _empty(key: str) -> pa.Table:
+    return pa.table({key: pa.array([], pa.string())})
+
+
+@dataclass(frozen=True)
+class CatalogueColumns:
+    """What is known about items and users at the time of a training run.
+
+    items: `item_id` (string key texts, unique) + any string or number columns.
+    users: `user_id` (string key texts, unique) + any string or number columns.
+    Make one and keep it while the catalogue does not change: its key index is built once.
+    """
+
+    items: pa.Table = field(default_factory=lambda: _empty("item_id"))
+    users: pa.Table = field(default_factory=lambda: _empty("user_id"))
+
+    @cached_property
+    def _item_index(self) -> IdTable:
+        return IdTable.of_unique(self.items["item_id"].combine_chunks())
+
+    @cached_property
+    def _user_index(self) -> IdTable:
+        return IdTable.of_unique(self.users["user_id"].combine_chunks())
+
+    def item_positions(self, keys: pa.Array) -> Int64Array:
+        """Row of `items` for every key; int64[N], -1 = not in the catalogue."""
+        return self._item_index.lookup(keys)
+
+    def user_positions(self, keys: pa.Array) -> Int64Array:
+        """Row of `users` for every key; int64[N], -1 = not in the catalogue."""
+        return self._user_index.lookup(keys)

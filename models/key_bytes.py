@@ -1,0 +1,70 @@
+"""Key columns as flat bytes: the form in which compiled code hashes and compares them."""
+
+import numpy as np
+import pyarrow as pa
+
+from models.arrays import Int32Array, Int64Array, UInt8Array
+from models.native import compiled
+
+
+def key_array(keys: pa.Array | pa.ChunkedArray) -> pa.StringArray:
+    """`keys` as one string array without nulls (null = "" = no ID). TypeError for other types: keys are texts."""
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks()
+    if pa.types.is_dictionary(keys.type):
+        keys = keys.dictionary_decode()
+    if pa.types.is_large_string(keys.type) or pa.types.is_null(keys.type):
+        keys = keys.cast(pa.string())
+    if not pa.types.is_string(keys.type):
+        raise TypeError(f"keys: expected string key texts, got {keys.type}; encode integers as '#<n>' first")
+    return keys.fill_null("") if keys.null_count else keys
+
+
+def key_buffers(keys: pa.Array | pa.ChunkedArray) -> tuple[UInt8Array, Int32Array]:
+    """(bytes uint8[...], offsets int32[N+1]) of a key column; no copy for a plain string array."""
+    array = key_array(keys)
+    _, offsets_buffer, data_buffer = array.buffers()
+    if len(array) == 0 or offsets_buffer is None:
+        return np.empty(0, np.uint8), np.zeros(len(array) + 1, np.int32)
+    offsets = np.frombuffer(offsets_buffer, np.int32)[array.offset : array.offset + len(array) + 1]
+    data = np.empty(0, np.uint8) if data_buffer is None else np.frombuffer(data_buffer, np.uint8)
+    return data, offsets
+
+
+def keys_from_buffers(data: UInt8Array, offsets: Int32Array) -> pa.StringArray:
+    """The string array over bytes uint8[...] and offsets int32[N+1]."""
+    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+@compiled
+def hash_bytes(data: UInt8Array, start: int, end: int) -> np.uint64:
+    """64-bit hash of data[start:end]: eight bytes a round, multiply and xor-shift (wyhash's pattern), stable."""
+    mixed = np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(end - start)
+    position = start
+    while position < end:
+        word = np.uint64(0)
+        stop = min(position + 8, end)
+        shift = np.uint64(0)
+        for index in range(position, stop):
+            word |= np.uint64(data[index]) << shift
+            shift += np.uint64(8)
+        mixed = (mixed ^ word) * np.uint64(0xFF51AFD7ED558CCD)
+        mixed ^= mixed >> np.uint64(32)
+        position = stop
+    mixed *= np.uint64(0xC4CEB9FE1A85EC53)
+    mixed ^= mixed >> np.uint64(29)
+    return mixed
+
+
+@compiled
+def _hash_all(data: UInt8Array, offsets: Int32Array, hashes: Int64Array) -> None:
+    for row in range(len(offsets) - 1):
+        hashes[row] = np.int64(hash_bytes(data, offsets[row], offsets[row + 1]))
+
+
+def hash_keys(keys: pa.Array | pa.ChunkedArray) -> Int64Array:
+    """Stable hash of every key; int64[N] (the 64 bits reinterpreted)."""
+    data, offsets = key_buffers(keys)
+    hashes = np.empty(len(offsets) - 1, np.int64)
+    _hash_all(data, offsets, hashes)
+    return hashes
