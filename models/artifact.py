@@ -1,0 +1,291 @@
+"""One way to publish a directory of files so that a reader sees nothing or the whole.
+
+Steps: write aside into `.tmp-<name>-…` and fsync every file, `manifest.json` (sha256 and size of each file,
+and its own sha256) last, fsync the directory, rename it to its name, fsync the parent. A crash before the
+rename leaves a `.tmp-` directory that no reader opens; its writer's lock dies with it, so that `sweep` knows
+what is abandoned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.tensor_file import Array, TensorFileError, read_tensors, write_tensors
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp-"
+Content = Mapping[str, Array] | bytes | memoryview | Path
+
+
+class ArtifactError(RuntimeError):
+    """A published directory cannot be used: says the file, what was expected and what was found."""
+
+    def __init__(self, path: Path, expected: str, got: str, remedy: str = "") -> None:
+        """`remedy` says what to do next."""
+        super().__init__(f"{path}: expected {expected}, got {got}" + (f"; {remedy}" if remedy else ""))
+        self.path, self.expected, self.got = path, expected, got
+
+
+class PublishConflict(ArtifactError):
+    """The name is taken by other content."""
+
+
+def pack_keys(keys: pa.Array) -> dict[str, Array]:
+    """Key texts as two tensors: `bytes` uint8[total] (UTF-8) and `offsets` int64[n+1]."""
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks()
+    wide = keys.cast(pa.large_string())
+    if wide.null_count:
+        raise ValueError(f"keys: expected no null, got {wide.null_count} of {len(wide)}")
+    _, offsets, data = wide.buffers()
+    n = len(wide)
+    if n == 0:
+        return {"bytes": np.empty(0, np.uint8), "offsets": np.zeros(1, np.int64)}
+    at = np.frombuffer(offsets, np.int64)[wide.offset : wide.offset + n + 1]
+    text = np.frombuffer(data, np.uint8)[at[0] : at[-1]] if at[-1] > at[0] else np.empty(0, np.uint8)
+    return {"bytes": text, "offsets": at - at[0]}
+
+
+def unpack_keys(tensors: Mapping[str, Array], prefix: str = "") -> pa.Array:
+    """The inverse of `pack_keys`: `pa.string()` array from `<prefix>bytes` and `<prefix>offsets`."""
+    offsets = np.ascontiguousarray(tensors[prefix + "offsets"], np.int64)
+    text = np.ascontiguousarray(tensors[prefix + "bytes"], np.uint8)
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(text) or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{prefix}offsets: expected rising offsets from 0 to {len(text)}")
+    wide = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(text))
+    return wide.cast(pa.string())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published directory whose manifest was read (and whose files were verified, when opened so)."""
+
+    root: Path
+    manifest: dict[str, Any]
+
+    def names(self) -> list[str]:
+        """Every file the manifest names, sorted."""
+        return sorted(self.manifest["files"])
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest names this file."""
+        return name in self.manifest["files"]
+
+    def path(self, name: str) -> Path:
+        """Where a named file lies. Raises ArtifactError when the manifest does not name it."""
+        if not self.has(name):
+            raise ArtifactError(self.root / name, "a file of the manifest", f"only {', '.join(self.names())}")
+        return self.root / name
+
+    def tensors(self, name: str) -> dict[str, Array]:
+        """The arrays of one safetensors file, read-only."""
+        path = self.path(name)
+        try:
+            return read_tensors(path)
+        except (OSError, TensorFileError) as error:
+            raise ArtifactError(path, "a safetensors file", str(error)) from error
+
+
+def publish(
+    target: Path,
+    files: Mapping[str, Content],
+    manifest: Mapping[str, Any],
+    name_from: Callable[[dict[str, Any]], str] | None = None,
+) -> Artifact:
+    """Publish `files` and a manifest as the directory `target` (atomically, durably); returns it.
+
+    With `name_from`, `target` is the parent, and the name is computed from the finished manifest.
+    Publishing equal files and fields again is fine (what stands under `manifest["created"]` may differ);
+    other content under a taken name raises PublishConflict and changes nothing.
+    """
+    for name in files:
+        if name == MANIFEST or name.startswith(("/", ".")) or ".." in Path(name).parts:
+            raise ValueError(f"{target}: file name {name!r}: expected a relative path inside the directory")
+    parent = target if name_from else target.parent
+    _make_directories(parent)
+    with _written_aside(parent, target.name) as aside:
+        entries: dict[str, dict[str, Any]] = {}
+        for name in sorted(files):
+            sha256, size = _write(aside / name, files[name])
+            entries[name] = {"sha256": sha256, "bytes": size}
+        body: dict[str, Any] = {**manifest, "files": entries}
+        if name_from:
+            target = parent / name_from(body)
+        body["sha256"] = _manifest_digest(body)
+        text = json.dumps(body, sort_keys=True, indent=1, allow_nan=False).encode()
+        for directory in sorted({(aside / name).parent for name in files} - {aside}, reverse=True):
+            _sync_directory(directory)
+        _write(aside / MANIFEST, text)
+        _sync_directory(aside)
+        if target.exists():
+            return _same(target, body)
+        try:
+            os.rename(aside, target)
+        except OSError:
+            if target.exists():  # another writer of the same name was faster
+                return _same(target, body)
+            raise
+        _sync_directory(parent)
+    return Artifact(target, json.loads(text))
+
+
+def open_artifact(path: Path, verify: bool = True) -> Artifact:
+    """Open a published directory; `verify` compares the sha256 of every file (sizes always).
+
+    Raises ArtifactError naming the file, the expected and the found value.
+    """
+    manifest = _read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / name
+        try:
+            size = file.stat().st_size
+            if size != entry["bytes"]:
+                raise ArtifactError(file, f"{entry['bytes']} bytes", f"{size} bytes")
+            if verify:
+                with file.open("rb", buffering=0) as stream:
+                    got = hashlib.file_digest(stream, "sha256").hexdigest()
+                if got != entry["sha256"]:
+                    raise ArtifactError(file, f"sha256 {entry['sha256']}", f"sha256 {got}")
+        except OSError as error:
+            raise ArtifactError(file, f"{entry['bytes']} bytes", error.strerror or str(error)) from error
+    return Artifact(path, manifest)
+
+
+def remove(path: Path) -> None:
+    """Remove a published directory: renamed away first, so that no reader ever sees a part of it."""
+    aside = path.parent / f"{TEMPORARY}removed-{path.name}-{uuid.uuid4().hex[:8]}"
+    os.rename(path, aside)
+    _sync_directory(path.parent)
+    shutil.rmtree(aside)
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Remove the `.tmp-` directories that dead writers left under `parent`; a living one locks its own."""
+    removed = []
+    for aside in sorted(parent.glob(TEMPORARY + "*")) if parent.is_dir() else []:
+        try:
+            descriptor = os.open(aside, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(aside, ignore_errors=True)
+            removed.append(aside)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)
+    return removed
+
+
+@contextlib.contextmanager
+def _written_aside(parent: Path, name: str) -> Iterator[Path]:
+    aside = parent / f"{TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
+    os.mkdir(aside)
+    descriptor = os.open(aside, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield aside
+    finally:
+        os.close(descriptor)
+        if aside.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write(path: Path, content: Content) -> tuple[str, int]:
+    """Write and fsync one file; returns (sha256 hex, bytes)."""
+    os.makedirs(path.parent, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    with os.fdopen(descriptor, "wb", buffering=0) as raw:
+        if isinstance(content, Mapping):
+            sha256, size = write_tensors(raw, content)
+        else:
+            digest, size = hashlib.sha256(), 0
+            for part in _parts(content):
+                digest.update(part)
+                raw.write(part)
+                size += len(part)
+            sha256 = digest.hexdigest()
+        os.fsync(raw.fileno())
+    return sha256, size
+
+
+def _parts(content: bytes | memoryview | Path) -> Iterator[bytes | memoryview]:
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            while part := file.read(1 << 22):
+                yield part
+    else:
+        yield content
+
+
+def _manifest_digest(body: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in body.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_bytes())
+    except OSError as error:
+        remedy = "a directory without its manifest does not exist for readers"
+        raise ArtifactError(file, "a manifest", error.strerror or str(error), remedy) from error
+    except ValueError as error:
+        raise ArtifactError(file, "JSON", str(error)) from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ArtifactError(file, "an object with `files`", type(manifest).__name__)
+    digest = _manifest_digest(manifest)
+    if manifest.get("sha256") != digest:
+        raise ArtifactError(file, f"sha256 {manifest.get('sha256')}", f"sha256 {digest}")
+    return manifest
+
+
+def _same(target: Path, body: dict[str, Any]) -> Artifact:
+    """The artifact that already lies at `target`, when it is what `body` describes."""
+    held = open_artifact(target)
+    ignored = {"sha256", "created"}
+    for key in sorted((set(held.manifest) | set(body)) - ignored):
+        # Compared as JSON, for a tuple and a list are one there.
+        ours, theirs = (json.dumps(side.get(key), sort_keys=True) for side in (body, held.manifest))
+        if ours != theirs:
+            raise PublishConflict(
+                target / MANIFEST, f"{key} = {_short(ours)}", f"{key} = {_short(theirs)}",
+                "published names are never rewritten; publish under a new one",
+            )  # fmt: skip
+    return held
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _make_directories(path: Path) -> None:
+    """Create `path` and its parents, each made durable in its own parent."""
+    if path.is_dir():
+        return
+    _make_directories(path.parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,185 @@
+"""The delta between bundles: changed rows, re-encoded item vectors, tombstones and the popularity list.
+
+`deltas/<bundle_id>/<sequence>/` follows its predecessor; `<sequence>-cumulative/` holds everything since the
+bundle, for a reader that missed one. `rows.safetensors` has `<model>/<table>/keys.bytes|keys.offsets|rows`
+(and `vectors` of items), `<model>/<table>/tombstones.bytes|tombstones.offsets`, and
+`popularity/keys.*|scores`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from models.arrays import Float32Array, Float64Array
+from models.artifact import Artifact, ArtifactError, open_artifact, pack_keys, publish, unpack_keys
+from models.bundle import check_format
+from models.tensor_file import Array
+
+FORMAT_VERSION = 1
+ROWS_FILE = "rows.safetensors"
+
+
+class DeltaFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What the manifest of a delta says beside its rows.
+
+    base: bundle id; sequence: 1, 2, … after it; previous_sequence: sequence - 1, or 0 for a cumulative one.
+    created_ms: wall time of the writing, injected (not part of the identity).
+    """
+
+    base: str
+    sequence: int
+    previous_sequence: int
+    watermark_ms: int
+    positions: dict[str, int] = {}
+    seal_sequence: int = 0
+    schema_hash: str = ""
+    created_ms: int = 0
+
+
+def _no_keys() -> pa.Array:
+    return pa.array([], pa.string())
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Changes of one ID table of one model.
+
+    keys: string[n]; rows: float32[n, E]; vectors: float32[n, D] of the items (table "item" only) or None;
+    tombstones: string[m] keys that were removed.
+    """
+
+    keys: pa.Array
+    rows: Float32Array
+    vectors: Float32Array | None = None
+    tombstones: pa.Array = field(default_factory=_no_keys)
+
+
+@dataclass(frozen=True)
+class PopularityList:
+    """The most popular items, best first: keys string[n], scores float64[n]."""
+
+    keys: pa.Array = field(default_factory=_no_keys)
+    scores: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
+
+    def tensors(self, prefix: str = "") -> dict[str, Array]:
+        """As stored: `<prefix>keys.bytes`, `<prefix>keys.offsets`, `<prefix>scores`."""
+        return {**_packed(prefix + "keys", self.keys), prefix + "scores": np.asarray(self.scores, np.float64)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Array], prefix: str = "") -> PopularityList:
+        """The inverse of `tensors`."""
+        return cls(unpack_keys(tensors, prefix + "keys."), tensors[prefix + "scores"])
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One delta in memory: tables[model][table], and the popularity list (None = unchanged)."""
+
+    fields: DeltaFields
+    tables: Mapping[str, Mapping[str, TableRows]]
+    popularity: PopularityList | None = None
+
+
+def delta_path(root: Path, base: str, sequence: int, cumulative: bool) -> Path:
+    """Where a delta lies under the registry's root."""
+    return root / "deltas" / base / f"{sequence:06d}{'-cumulative' if cumulative else ''}"
+
+
+def write_delta(root: Path, delta: Delta) -> Artifact:
+    """Publish a delta; the same bytes again are fine, others under the same sequence raise
+    PublishConflict.
+    """
+    fields = delta.fields
+    if not 0 <= fields.previous_sequence < fields.sequence:
+        raise ValueError(
+            f"delta of {fields.base}: expected 0 <= previous_sequence < sequence, "
+            f"got {fields.previous_sequence} and {fields.sequence}"
+        )
+    tensors: dict[str, Array] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for model, tables in delta.tables.items():
+        for table, rows in tables.items():
+            _check_rows(fields, model, table, rows)
+            name = f"{model}/{table}/"
+            tensors |= _packed(name + "keys", rows.keys)
+            tensors |= _packed(name + "tombstones", rows.tombstones)
+            tensors[name + "rows"] = rows.rows
+            if rows.vectors is not None:
+                tensors[name + "vectors"] = rows.vectors
+            counts[f"{model}/{table}"] = {"rows": len(rows.keys), "tombstones": len(rows.tombstones)}
+    if delta.popularity is not None:
+        tensors |= delta.popularity.tensors("popularity/")
+    body = msgspec.to_builtins(fields)
+    manifest = {
+        "format": "delta",
+        "format_version": FORMAT_VERSION,
+        "empty": not any(n for count in counts.values() for n in count.values()),
+        "counts": counts,
+        "created": {"created_ms": body.pop("created_ms")},
+        **body,
+    }
+    # previous_sequence 0 may also be the first increment: sequence 1 is both, and is stored as the increment.
+    cumulative = is_cumulative(fields.previous_sequence, fields.sequence)
+    target = delta_path(root, fields.base, fields.sequence, cumulative)
+    return publish(target, {ROWS_FILE: tensors}, manifest)
+
+
+def is_cumulative(previous_sequence: int, sequence: int) -> bool:
+    """Whether a delta holds everything since its base although it is not the first after it."""
+    return previous_sequence == 0 and sequence > 1
+
+
+def open_delta(path: Path, base: str, verify: bool = True) -> Delta:
+    """Read a delta of bundle `base`. Raises ArtifactError (file, expected, got) when it cannot be used."""
+    artifact = open_artifact(path, verify)
+    check_format(artifact, "delta", FORMAT_VERSION)
+    manifest = artifact.manifest
+    fields = msgspec.convert(
+        {**manifest, **manifest.get("created", {})}, DeltaFields, strict=True
+    )  # unknown keys of the manifest (files, counts, …) are not fields
+    if fields.base != base:
+        raise ArtifactError(path / "manifest.json", f"base {base}", f"base {fields.base}")
+    cumulative = is_cumulative(fields.previous_sequence, fields.sequence)
+    expected = delta_path(Path(), base, fields.sequence, cumulative).name
+    if path.name != expected:
+        raise ArtifactError(path / "manifest.json", f"the delta {path.name}", f"the delta {expected}")
+    tensors = artifact.tensors(ROWS_FILE)
+    tables: dict[str, dict[str, TableRows]] = {}
+    for name in manifest["counts"]:
+        model, table = name.split("/", 1)
+        try:
+            tables.setdefault(model, {})[table] = TableRows(
+                unpack_keys(tensors, f"{name}/keys."),
+                tensors[f"{name}/rows"],
+                tensors.get(f"{name}/vectors"),
+                unpack_keys(tensors, f"{name}/tombstones."),
+            )
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(path / ROWS_FILE, f"the tensors of {name}", str(error)) from error
+    popular = PopularityList.from_tensors(tensors, "popularity/") if "popularity/scores" in tensors else None
+    return Delta(fields, tables, popular)
+
+
+def _packed(prefix: str, keys: pa.Array) -> dict[str, Array]:
+    return {f"{prefix}.{part}": array for part, array in pack_keys(keys).items()}
+
+
+def _check_rows(fields: DeltaFields, model: str, table: str, rows: TableRows) -> None:
+    where = f"delta {fields.base}/{fields.sequence}: {model}/{table}"
+    if "/" in model or not model:
+        raise ValueError(f"{where}: expected a model name without '/', got {model!r}")
+    for name, array in (("rows", rows.rows), ("vectors", rows.vectors)):
+        if array is None:
+            continue
+        if array.ndim != 2 or len(array) != len(rows.keys) or array.dtype != np.float32:
+            raise ValueError(
+                f"{where}/{name}: expected float32[{len(rows.keys)}, …], got {array.dtype}{array.shape}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"{where}/{name}: expected finite numbers, got NaN or infinity")
