@@ -1,0 +1,45 @@
+"""What the update scheme may be told: sections `[update]` and `[schedule]` of the configuration."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class UpdateConfig(BaseModel):
+    """How the incremental updater and the full retrain run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    incremental: bool = Field(
+        True, description="Publish hourly deltas. Off: the pointer moves at the daily publish only."
+    )
+    cumulative_every: int = Field(
+        6, ge=1, description="Every n-th delta is also written whole, so that a late reader needs one file."
+    )
+    keep_bundles: int = Field(7, ge=2, description="Bundles kept in the registry; the served one always is.")
+    seed: int = Field(7, description="Seed of initial weights and of the daily shuffle.")
+    threads: int = Field(1, ge=1, description="Torch threads of the consumer's incremental steps.")
+    retrain_threads: int = Field(2, ge=1, description="Torch threads of the full retrain.")
+    poll_s: float = Field(0.2, gt=0, description="Pause between two looks at the archive and the registry, s.")
+    popularity_half_life_h: float = Field(
+        12.0, gt=0, description="Half-life of the popularity channel's counts, hours of event time."
+    )
+
+
+class ScheduleConfig(BaseModel):
+    """When the daily full retrain runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clock: Literal["wall", "event"] = Field(
+        "wall",
+        description="wall: cron below. event: as soon as the archive has sealed a whole local day (replay).",
+    )
+    daily_cron: str = Field(
+        "20 0 * * *", description="Crontab of the daily retrain in day_timezone (clock = wall)."
+    )
+    day_timezone: str = Field("UTC", description="IANA time zone whose midnights bound a day of data.")
+    poll_s: float = Field(0.5, gt=0, description="How often clock = event looks at the archive, s.")
+    retry_s: float = Field(
+        60.0, gt=0, description="clock = wall: pause before asking again for a day that is not sealed yet, s."
+    )

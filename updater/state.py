@@ -1,0 +1,112 @@
+"""What training carries from one interval to the next: every learner of a version, and popularity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.artifact import Artifact
+from models.bundle import POPULARITY_FILE, model_file
+from models.delta import PopularityList
+from models.learner import FeatureConfig, Learner, ModelConfig, Tensors
+from models.popularity import Popularity
+
+POPULARITY_STATE_FILE = "channels/popularity_state.safetensors"
+POPULARITY_LENGTH = 1000
+"""Items of the published popularity list."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is learned: the recall models by name, the features they share, the popularity channel's half-life."""
+
+    models: Mapping[str, ModelConfig]
+    features: tuple[FeatureConfig, ...]
+    positives: tuple[str, ...]
+    popularity_half_life_ms: int
+
+    @property
+    def schema_hash(self) -> str:
+        """Sixteen hex digits of the declared models and features: rows of another recipe never apply."""
+        declared = {
+            "features": [feature.model_dump(mode="json") for feature in self.features],
+            "models": {name: config.model_dump(mode="json") for name, config in sorted(self.models.items())},
+            "positives": self.positives,
+        }
+        return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _ModelFiles:
+    """One bundle as `Learner.load` wants to see it."""
+
+    def __init__(self, bundle: Artifact) -> None:
+        self._bundle = bundle
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        return self._bundle.manifest
+
+    def tensors(self, name: str) -> Tensors:
+        return self._bundle.tensors(name)
+
+
+@dataclass
+class TrainingState:
+    """The learners and the popularity counts after some prefix of the archive."""
+
+    learners: dict[str, Learner]
+    popularity: Popularity
+    positives: tuple[str, ...]
+
+    @classmethod
+    def fresh(cls, recipe: Recipe) -> TrainingState:
+        """A state that has seen nothing."""
+        learners = {
+            name: Learner.fresh(config, recipe.features) for name, config in sorted(recipe.models.items())
+        }
+        return cls(learners, Popularity(recipe.popularity_half_life_ms), recipe.positives)
+
+    @classmethod
+    def load(cls, bundle: Artifact, recipe: Recipe) -> TrainingState:
+        """The state a bundle was written with. Models that the recipe adds since start fresh."""
+        files = _ModelFiles(bundle)
+        learners = {
+            name: Learner.load(files, name)
+            if name in bundle.manifest["models"]
+            else Learner.fresh(config, recipe.features)
+            for name, config in sorted(recipe.models.items())
+        }
+        popularity = Popularity.from_state(bundle.tensors(POPULARITY_STATE_FILE))
+        return cls(learners, popularity, recipe.positives)
+
+    def observe_popularity(self, events: pa.Table) -> None:
+        """Count the positive events of an interval (EVENT_SCHEMA columns item_id, kind, ts_ms)."""
+        positive = events.filter(
+            pc.and_(
+                pc.is_in(events["kind"], pa.array(self.positives, pa.string())),
+                pc.not_equal(events["item_id"], ""),
+            )
+        )
+        if len(positive):
+            self.popularity.observe(positive["item_id"].combine_chunks(), positive["ts_ms"].to_numpy())
+
+    def popularity_list(self) -> PopularityList:
+        """The published top of the popularity counts."""
+        return PopularityList(*self.popularity.top(POPULARITY_LENGTH))
+
+    def files(self) -> dict[str, Tensors]:
+        """Everything `load` needs: file name in the bundle -> tensors."""
+        files = {
+            model_file(name, part): tensors
+            for name, learner in self.learners.items()
+            for part, tensors in learner.save().items()
+        }
+        files[POPULARITY_STATE_FILE] = self.popularity.state()
+        files[POPULARITY_FILE] = self.popularity_list().tensors()
+        return files
