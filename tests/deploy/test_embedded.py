@@ -3,8 +3,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,25 +12,7 @@ from kafka.admin import NewTopic
 
 from deploy.embedded import EmbeddedBroker, EmbeddedStore
 from deploy.errors import StartError
-
-
-def eventually(condition: Callable[[], bool], deadline_s: float = 10.0) -> bool:
-    end = time.monotonic() + deadline_s
-    pause = 0.01
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(pause)
-    return True
-
-
-def alive(pid: int) -> bool:
-    """A zombie that its new parent has not collected yet counts as dead."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+from tests.deploy.waiting import alive, eventually
 
 
 def test_broker_takes_and_gives_a_message(tmp_path: Path) -> None:

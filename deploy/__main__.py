@@ -1,0 +1,5 @@
+"""`python -m deploy` is the console script `freshrecall`."""
+
+from deploy.cli import main
+
+main()

@@ -1,0 +1,33 @@
+"""The console script `freshrecall`: one verb per file of `deploy/commands`.
+
+Heavy libraries (torch, faiss, numba) are imported inside the verbs, so that `--help` answers at once.
+"""
+
+import sys
+
+import typer
+
+from deploy.commands import config, consume, demo, replay, retrain, schedule, serve, up
+from deploy.errors import StartError
+
+app = typer.Typer(
+    name="freshrecall",
+    help="Recall (candidate retrieval) for recommenders that keeps learning while it serves.",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+for verb in (up, consume, schedule, serve, retrain, replay, demo, config):
+    app.command(name=verb.__name__.rpartition(".")[2])(verb.run)
+
+
+def main() -> None:
+    """Run a verb; what keeps it from starting becomes one line on stderr and exit code 2."""
+    from stream.errors import ArchiveLocked, Unreachable
+
+    try:
+        app()
+    except (StartError, Unreachable, ArchiveLocked) as error:
+        print(f"freshrecall: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,22 @@
+"""`freshrecall consume`: events from Kafka into archive, profiles and hourly deltas."""
+
+from deploy.options import ConfigFile, DataDir, Kafka, Redis, configured
+
+
+def run(
+    config: ConfigFile = None, data_dir: DataDir = None, kafka: Kafka = None, redis: Redis = None
+) -> None:
+    """Take in events: archive them, keep user profiles, and publish a delta per interval.
+
+    Safe to kill at any moment: the archive's own positions say where to go on.
+
+    [bold]Example[/]
+
+        freshrecall consume --kafka broker:9092 --redis redis://store:6379/0
+    """
+    from deploy.signals import stop_on_signals
+
+    stop = stop_on_signals()
+    from deploy.consumer import run_consumer
+
+    run_consumer(configured(config, data_dir, kafka, redis), stop)

@@ -1,0 +1,32 @@
+"""`freshrecall retrain`: one full retrain now."""
+
+from typing import Annotated
+
+import typer
+
+from deploy.options import ConfigFile, DataDir, Redis, configured
+
+
+def run(
+    through: Annotated[
+        int | None,
+        typer.Option(help="Train through this event time, ms; default: the latest sealed interval."),
+    ] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    redis: Redis = None,
+) -> None:
+    """Train one bundle now, from the archive, through the latest sealed interval.
+
+    The first one starts from nothing; later ones go on from the newest bundle.
+
+    [bold]Example[/]
+
+        freshrecall retrain
+
+        freshrecall retrain --through 1512086400000
+    """
+    from deploy.scheduler import retrain_now
+
+    settings = configured(config, data_dir, redis=redis)
+    typer.echo(retrain_now(settings, through))

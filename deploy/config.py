@@ -1,0 +1,57 @@
+"""The one configuration: sections that live beside their owners, composed here.
+
+A section's fields, defaults and meanings stand in its own class; nothing is repeated.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deploy.embedded_config import EmbeddedConfig
+from models.model_config import FeatureConfig, ModelConfig
+from updater.config import ScheduleConfig, UpdateConfig
+
+
+class RedisConfig(BaseModel):
+    """Where user profiles and the pointer's change notices live."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field("embedded", description="embedded, or redis://[user:password@]host:port/db.")
+
+
+class Config(BaseModel):
+    """Everything a process of freshrecall may be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Path = Field(
+        Path("var"), description="Archive, registry, dead letters, embedded services and their logs."
+    )
+    embedded: EmbeddedConfig = Field(
+        default_factory=EmbeddedConfig, description="Broker and store run by `up`."
+    )
+    redis: RedisConfig = Field(default_factory=RedisConfig, description="The store.")
+    features: tuple[FeatureConfig, ...] = Field((), description="Features of every model, declared once.")
+    models: dict[str, ModelConfig] = Field(
+        default_factory=lambda: {"two_tower": ModelConfig()},
+        min_length=1,
+        description="Recall models by name; the name is a folder of the bundle.",
+    )
+    update: UpdateConfig = Field(default_factory=UpdateConfig, description="Deltas and bundles.")
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="The daily full retrain.")
+
+    @property
+    def archive_dir(self) -> Path:
+        """The durable event log."""
+        return self.data_dir / "archive"
+
+    @property
+    def registry_dir(self) -> Path:
+        """Bundles, deltas and the pointer file."""
+        return self.data_dir / "registry"
+
+    @property
+    def catalogue_dir(self) -> Path:
+        """Items and users with their attributes."""
+        return self.data_dir / "catalogue"

@@ -1,0 +1,42 @@
+"""Command-line options that several verbs share, and the configuration they lead to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from deploy.config import Config
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="TOML file; ./freshrecall.toml is read if it exists."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Archive, registry, embedded services; default from the config."),
+]
+Kafka = Annotated[
+    str | None, typer.Option("--kafka", help="[bold]embedded[/], or host:port[,host:port] of Apache Kafka.")
+]
+Redis = Annotated[str | None, typer.Option("--redis", help="[bold]embedded[/], or redis://host:port/db.")]
+
+
+def configured(
+    file: Path | None,
+    data_dir: Path | None = None,
+    kafka: str | None = None,
+    redis: str | None = None,
+    port: int | None = None,
+) -> "Config":
+    """The effective configuration of a verb; options that were given win. Raises ConfigError."""
+    from deploy.config import Config
+    from deploy.config_load import load
+
+    options = {
+        "data_dir": data_dir,
+        "kafka.bootstrap": kafka,
+        "redis.url": redis,
+        "serving.port": port,
+    }
+    return load(Config, file, {key: value for key, value in options.items() if value is not None})
