@@ -1,0 +1,81 @@
+"""Events as Arrow columns, and back."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+
+from stream.event import EVENT_SCHEMA, Event
+from stream.keys import decode_id
+
+
+def to_columns(
+    events: Sequence[Event],
+    incarnation: np.ndarray,
+    partition: np.ndarray,
+    offset: np.ndarray,
+    ordinal: np.ndarray,
+) -> pa.RecordBatch:
+    """A batch of EVENT_SCHEMA from decoded events and their positions (integer arrays of the same length).
+
+    One comprehension per column is the only Python that runs per event. IDs may still be longer than 256
+    bytes: `stream.validate` looks at whole columns.
+    """
+    users = [e.user_id for e in events]
+    items = [e.item_id for e in events]
+    return pa.record_batch(
+        [
+            pa.array([e.event_id for e in events], pa.string()),
+            pa.array([e.ts_ms for e in events], pa.int64()),
+            pa.array(_key_texts(users), pa.string()),
+            pa.array(_key_texts(items), pa.string()),
+            pa.array([e.kind for e in events], pa.string()),
+            pa.array([e.scene for e in events], pa.string()),
+            pa.array([e.request_id for e in events], pa.string()),
+            pa.array([e.value for e in events], pa.float64()),
+            _maps([e.context for e in events]),
+            pa.array(incarnation, pa.int32()),
+            pa.array(partition, pa.int32()),
+            pa.array(offset, pa.int64()),
+            pa.array(ordinal, pa.int32()),
+        ],
+        schema=EVENT_SCHEMA,
+    )
+
+
+def to_events(batch: pa.RecordBatch | pa.Table) -> Iterator[Event]:
+    """The events of a batch, one by one (for tests and tools; too slow for the hot path)."""
+    for row in batch.to_pylist():
+        yield Event(
+            event_id=row["event_id"],
+            ts_ms=row["ts_ms"],
+            user_id=decode_id(row["user_id"]),
+            item_id=decode_id(row["item_id"]) if row["item_id"] else None,
+            kind=row["kind"],
+            scene=row["scene"],
+            request_id=row["request_id"],
+            value=row["value"],
+            context=dict(row["context"]),
+        )
+
+
+def empty_batch() -> pa.RecordBatch:
+    """A batch of EVENT_SCHEMA with no rows."""
+    return pa.RecordBatch.from_pylist([], schema=EVENT_SCHEMA)
+
+
+def _key_texts(identifiers: Sequence[int | str | None]) -> list[str]:
+    return [
+        i if type(i) is str and i[0] != "#" else "" if i is None else "#" + i if type(i) is str else f"#{i}"
+        for i in identifiers
+    ]
+
+
+def _maps(contexts: Sequence[dict[str, str]]) -> pa.MapArray:
+    offsets = np.zeros(len(contexts) + 1, np.int32)
+    np.cumsum([len(c) for c in contexts], out=offsets[1:])
+    present = [c for c in contexts if c]
+    keys = pa.array(list(chain.from_iterable(present)), pa.string())
+    values = pa.array(list(chain.from_iterable(c.values() for c in present)), pa.string())
+    return pa.MapArray.from_arrays(offsets, keys, values)

@@ -1,0 +1,35 @@
+"""Errors of the stream: each says what, where, expected, got, and what to do next."""
+
+
+class StreamError(Exception):
+    """Anything that went wrong between a producer and the archive."""
+
+
+class Unreachable(StreamError):
+    """A service that the configuration names does not answer."""
+
+    def __init__(self, setting: str, address: str, cause: object = None) -> None:
+        because = f" ({cause})" if cause is not None else ""
+        super().__init__(f"{setting}: nothing answers at {address}{because}; start it or change {setting}")
+        self.setting = setting
+        self.address = address
+
+    def __reduce__(self) -> tuple[type["Unreachable"], tuple[str, str]]:
+        return type(self), (self.setting, self.address)
+
+
+class Malformed(StreamError):
+    """Bytes or an event that cannot be taken in; `reason` is one of `stream.codec.REASONS`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class CorruptLog(StreamError):
+    """A framed file is damaged somewhere other than at its torn end."""
+
+
+class ArchiveLocked(StreamError):
+    """Another process already writes this archive."""
