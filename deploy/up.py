@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from deploy.addresses import EMBEDDED
 from deploy.config import Config
 from deploy.config_load import ENV_PREFIX
 from deploy.embedded import EmbeddedBroker, EmbeddedService, EmbeddedStore
 from deploy.supervisor import Supervisor
 
-EMBEDDED = "embedded"
 VERBS = ("consume", "schedule", "serve")
 
 

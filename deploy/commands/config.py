@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.options import ConfigFile, DataDir, Kafka, Redis, configured
+from deploy.options import ConfigFile, DataDir, Kafka, Redis, loaded
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
     from deploy.config import Config
 
     if docs is None:
-        typer.echo(reference.as_toml(configured(config, data_dir, kafka, redis)), nl=False)
+        typer.echo(reference.as_toml(loaded(config, data_dir, kafka, redis)), nl=False)
     elif not check:
         reference.write(docs, Config)
     elif not reference.is_current(docs, Config):

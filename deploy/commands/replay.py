@@ -52,7 +52,7 @@ def run(
 ) -> None:
     """Send a table of past events into Kafka.
 
-    Rows without event_id get one derived from their content, so a table that is replayed twice is recognised.
+    Rows without event_id get one derived from their content, the same at every replay.
 
     [bold]Example[/]
 

@@ -1,10 +1,13 @@
 """`freshrecall retrain`: one full retrain now."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.options import ConfigFile, DataDir, Redis, configured
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 def run(
@@ -26,7 +29,18 @@ def run(
 
         freshrecall retrain --through 1512086400000
     """
+    from rich.progress import Progress
+
     from deploy.scheduler import retrain_now
 
     settings = configured(config, data_dir, redis=redis)
-    typer.echo(retrain_now(settings, through))
+    with Progress() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=of)
+
+        bundle = retrain_now(settings, through, show)
+    typer.echo(f"published {bundle}")

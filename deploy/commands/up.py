@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.options import ConfigFile, DataDir, Kafka, Redis, configured
+from deploy.options import ConfigFile, DataDir, Kafka, Redis, loaded
 
 
 def run(
@@ -29,7 +29,7 @@ def run(
     from deploy.up import up
 
     stop = stop_on_signals()
-    settings = configured(config, data_dir, kafka, redis, port)
+    settings = loaded(config, data_dir, kafka, redis, port)
     raise typer.Exit(up(settings, _absolute(config), stop))
 
 

@@ -1,0 +1,67 @@
+"""The demo's configuration file: the defaults of every section, and what belongs to a grocer's purchases."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+TEMPLATE = """\
+# Written by `freshrecall demo`; `freshrecall up --config {file}` starts the same system again.
+data_dir = "{data_dir}"
+
+[embedded]
+broker_port = {broker_port}
+store_port = {store_port}
+
+[serving]
+port = {port}
+clock = "event"
+audit_share = {audit_share}
+
+[schedule]
+clock = "event"
+day_timezone = "{day_timezone}"
+
+[archive]
+interval_ms = 3600000
+
+[models.two_tower]
+kind = "two_tower"
+positives = ["purchase"]
+day_timezone = "{day_timezone}"
+
+{features}"""
+
+FEATURES = (
+    ("department", "item"),
+    ("product_category", "item"),
+    ("product_type", "item"),
+    ("brand", "item"),
+    ("age", "user"),
+    ("income", "user"),
+    ("household_size", "user"),
+    ("scene", "context"),
+    ("hour_of_day", "time"),
+    ("day_of_week", "time"),
+)
+
+
+def write_settings(file: Path, data_dir: Path, day_timezone: str, audit_share: float) -> int:
+    """Write the demo's TOML file with free ports; returns the port of the server."""
+    broker_port, store_port, port = _free_ports(3)
+    features = "\n".join(f'[[features]]\nname = "{name}"\nsource = "{source}"\n' for name, source in FEATURES)
+    text = TEMPLATE.format(
+        file=file, data_dir=data_dir.as_posix(), broker_port=broker_port, store_port=store_port, port=port,
+        day_timezone=day_timezone, audit_share=audit_share, features=features,
+    )  # fmt: skip
+    file.write_text(text, encoding="utf-8")
+    return port
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; all are held until all are chosen, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(held.getsockname()[1]) for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports

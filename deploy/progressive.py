@@ -1,0 +1,167 @@
+"""Progressive validation of published versions: every interval's targets are scored before any version learned from them.
+
+frozen: the first bundle for ever. daily: the newest bundle that was published by then. hourly: the same bundle with the
+deltas published by then. All three see the same live histories at the same moments and differ in parameters only
+(as river's progressive validation: test, then train).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from models.artifact import unpack_keys
+from models.bundle import items_file
+from models.delta import Delta
+from models.learner import CatalogueColumns, Learner, Moments, PublishedModel
+from models.registry import MissingDelta, Registry
+from stream.archive import ArchiveReader, Seal
+
+STRATEGIES = ("frozen", "daily", "hourly")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Targets of one interval: user key and, per strategy, whether the target was among the top k.
+
+    start_ms: event time at which every version that was asked had been published; hits: bool[N] per strategy.
+    """
+
+    start_ms: int
+    users: pa.Array
+    hits: dict[str, np.ndarray]
+
+
+@dataclass
+class _Version:
+    """A published bundle with the deltas up to `sequence` laid over."""
+
+    bundle: str
+    watermark_ms: int
+    keys: pa.Array
+    vectors: np.ndarray
+    bare: PublishedModel
+    current: PublishedModel = field(init=False)
+    sequence: int = 0
+
+    def __post_init__(self) -> None:
+        self.current = self.bare
+
+    def top_k(self, model: PublishedModel, moments: Moments, targets: pa.Array, k: int) -> np.ndarray:
+        """bool[N]: whether fewer than k items score above the target (ties count as their expected rank)."""
+        place = pa.compute.index_in(targets, self.keys).to_numpy(zero_copy_only=False)
+        known = ~np.isnan(place) if place.dtype.kind == "f" else place >= 0
+        row = np.where(known, place, 0).astype(np.int64)
+        scores = model.user_vectors(moments) @ self.vectors.T
+        own = np.take_along_axis(scores, row[:, None], axis=1)
+        rank = (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+        return known & (rank < k)
+
+
+class ProgressiveValidation:
+    """Walks the sealed intervals after the first bundle and asks each strategy for its recall."""
+
+    def __init__(
+        self,
+        archive: ArchiveReader,
+        registry: Registry,
+        catalogue_at: Callable[[int], CatalogueColumns],
+        model: str,
+        k: int = 50,
+    ) -> None:
+        self._archive, self._registry, self._catalogue_at = archive, registry, catalogue_at
+        self._model, self._k = model, k
+
+    def run(
+        self, first_bundle: str, progress: Callable[[int, int], None] = lambda done, of: None
+    ) -> Iterator[Scored]:
+        """Yield one `Scored` per interval with targets, ascending, starting at the watermark of `first_bundle`."""
+        history = Learner.load(self._registry.open_bundle(first_bundle), self._model)
+        frozen = self._open(first_bundle)
+        versions = {
+            bundle: frozen if bundle == first_bundle else self._open(bundle)
+            for bundle in self._registry.bundles()
+        }
+        seals = [seal for seal in self._archive.seals() if seal.interval_end_ms > frozen.watermark_ms]
+        start_ms = frozen.watermark_ms
+        for done, seal in enumerate(seals):
+            events = self._archive.read(start_ms, seal.interval_end_ms)
+            samples = history.prepare(events, self._catalogue_at(start_ms))
+            if len(samples):
+                moments, targets = history.moments(samples), history.target_keys(samples)
+                daily = self._at(versions, start_ms, seals)
+                asked = {
+                    "frozen": (frozen, frozen.bare),
+                    "daily": (daily, daily.bare),
+                    "hourly": (daily, daily.current),
+                }
+                hits = {name: v.top_k(m, moments, targets, self._k) for name, (v, m) in asked.items()}
+                yield Scored(start_ms, moments.user_id, hits)
+            start_ms = seal.interval_end_ms
+            progress(done + 1, len(seals))
+
+    def _at(self, versions: dict[str, _Version], now_ms: int, seals: list[Seal]) -> _Version:
+        """The newest version that had a state published at exactly `now_ms`, brought to it."""
+        for version in sorted(versions.values(), key=lambda v: v.watermark_ms, reverse=True):
+            if version.watermark_ms > now_ms:
+                continue
+            sequence = sum(version.watermark_ms < seal.interval_end_ms <= now_ms for seal in seals)
+            try:
+                chain = self._registry.chain(version.bundle, version.sequence, sequence)
+            except MissingDelta:
+                continue  # the hand-over to this bundle came later than this moment
+            for ref in chain:
+                version.current = _laid_over(version.current, self._registry.open_delta(ref), self._model)
+            version.sequence = sequence
+            return version
+        raise MissingDelta(f"{self._registry.root}: expected a version published by {now_ms}, got none")
+
+    def _open(self, bundle_id: str) -> _Version:
+        bundle = self._registry.open_bundle(bundle_id)
+        items = bundle.tensors(items_file(self._model))
+        return _Version(
+            bundle_id,
+            bundle.manifest["watermark_ms"],
+            unpack_keys(items, "keys."),
+            items["vectors"],
+            PublishedModel.load(bundle, self._model),
+        )
+
+
+def _laid_over(model: PublishedModel, delta: Delta, name: str) -> PublishedModel:
+    tables = delta.tables.get(name, {})
+    return model.with_rows(
+        {table: (rows.keys, rows.rows) for table, rows in tables.items()},
+        {table: rows.tombstones for table, rows in tables.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share and its 95% bootstrap interval, resampled by user."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(users: np.ndarray, values: np.ndarray, seed: int = 7, rounds: int = 1000) -> Interval:
+    """Mean of `values` float[N] with its interval; rows of one user (int[N] codes) are drawn together."""
+    count = np.bincount(users)
+    total = np.bincount(users, weights=values)
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(count), (rounds, len(count)))
+    means = total[draws].sum(1) / count[draws].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def summary(scored: list[Scored]) -> dict[str, Interval]:
+    """Recall per strategy, and the paired differences `daily-frozen` and `hourly-daily`."""
+    users = pa.concat_arrays([one.users for one in scored]).dictionary_encode().indices.to_numpy()
+    hits = {name: np.concatenate([one.hits[name] for one in scored]).astype(float) for name in STRATEGIES}
+    pairs = {f"{b}-{a}": hits[b] - hits[a] for a, b in (("frozen", "daily"), ("daily", "hourly"))}
+    return {name: bootstrap(users, values) for name, values in {**hits, **pairs}.items()}

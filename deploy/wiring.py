@@ -1,0 +1,123 @@
+"""Builds the objects of every room from the one configuration. Nothing else in the project knows all of them."""
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pyarrow as pa
+
+from deploy.config import Config
+from models.catalogue_columns import CatalogueColumns
+from models.pointer import PointerStore
+from models.registry import Registry
+from stream.archive import ArchiveReader
+from stream.catalogue import Catalogue
+from updater.incremental import CatalogueAt, IncrementalUpdater
+from updater.retrain import FullRetrain, Provenance
+from updater.schedule import DailyJob, Schedule
+from updater.state import Recipe
+
+_RECORDED = ("freshrecall", "torch", "fbgemm-gpu-cpu", "faiss-cpu", "numpy", "numba", "pyarrow")
+
+
+def recipe(config: Config) -> Recipe:
+    """What is learned; popularity counts the positives of all models."""
+    positives = sorted({kind for model in config.models.values() for kind in model.positives})
+    return Recipe(
+        models=config.models,
+        features=config.features,
+        positives=tuple(positives),
+        popularity_half_life_ms=round(config.update.popularity_half_life_h * 3_600_000),
+    )
+
+
+def registry(config: Config) -> Registry:
+    """Bundles and deltas in the data directory."""
+    return Registry(config.registry_dir)
+
+
+def pointer(config: Config) -> PointerStore:
+    """The served version, with change notices through Redis."""
+    return PointerStore(config.registry_dir, config.redis.url)
+
+
+def catalogue_at(config: Config) -> CatalogueAt:
+    """The catalogue as of an event time; the same object again while nothing in it has changed."""
+    catalogue = Catalogue(config.catalogue_dir)
+    held: list[CatalogueColumns] = []
+
+    def at(as_of_ms: int) -> CatalogueColumns:
+        items, users = catalogue.items_table(as_of_ms), catalogue.users_table(as_of_ms)
+        if not held or not (_same(held[0].items, items) and _same(held[0].users, users)):
+            held[:] = [CatalogueColumns(items, users)]
+        return held[0]
+
+    return at
+
+
+def _same(old: pa.Table, new: pa.Table) -> bool:
+    return old is new or old.equals(new)
+
+
+def incremental_updater(config: Config) -> IncrementalUpdater:
+    """The hourly updater of the consumer."""
+    return IncrementalUpdater(
+        ArchiveReader(config.archive_dir),
+        registry(config),
+        pointer(config),
+        catalogue_at(config),
+        recipe(config),
+        config.update,
+    )
+
+
+def full_retrain(config: Config) -> FullRetrain:
+    """The daily retrain, also `freshrecall retrain`."""
+    return FullRetrain(
+        ArchiveReader(config.archive_dir),
+        registry(config),
+        pointer(config),
+        catalogue_at(config),
+        recipe(config),
+        config.index,
+        config.update,
+        provenance(),
+    )
+
+
+def schedule(config: Config) -> Schedule:
+    """The clock that asks for the daily retrain."""
+    job = full_retrain(config)
+    bundles = registry(config)
+
+    def trained_through_ms() -> int | None:
+        newest = bundles.latest_bundle()
+        if newest is None:
+            return None
+        watermark_ms: int = bundles.open_bundle(newest, verify=False).manifest["watermark_ms"]
+        return watermark_ms
+
+    def retrain(through_ms: int) -> None:
+        job.run(through_ms)
+
+    daily = DailyJob(
+        config.schedule,
+        config.archive.interval_ms,
+        job.archive.sealed_through_ms,
+        trained_through_ms,
+        retrain,
+    )
+    return Schedule(config.schedule, daily)
+
+
+def provenance() -> Provenance:
+    """Git revision (empty outside a checkout) and the versions that decide the bytes of a model."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+        revision = found.stdout.strip() if found.returncode == 0 else ""
+    except FileNotFoundError:
+        revision = ""
+    return Provenance(revision, tuple((name, metadata.version(name)) for name in _RECORDED))
