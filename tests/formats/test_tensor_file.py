@@ -43,7 +43,10 @@ def test_reads_what_safetensors_writes_and_stays_the_same_bytes(tmp_path):
     write_tensors(two, dict(reversed(tensors.items())))
     assert one.getvalue() == two.getvalue()
     # Golden bytes of format 1: the digest changes only together with a new format version.
-    assert hashlib.sha256(one.getvalue()).hexdigest() == "41c04a12ca410cbdaa006380502767ab02f7c89a26db58d56e7fdda30e372cac"
+    assert (
+        hashlib.sha256(one.getvalue()).hexdigest()
+        == "41c04a12ca410cbdaa006380502767ab02f7c89a26db58d56e7fdda30e372cac"
+    )
 
 
 @pytest.mark.parametrize("cut", [0, 4, 20, -1])

@@ -1,0 +1,372 @@
+"""The base item index: an exact scan, HNSW or IVF on faiss by size, tuned at build time to a target recall.
+
+Inner product over float32[N, D]. Scores are always fp32 dot products of the published vectors. Every search
+takes a bitmap of the items that may be returned, and returns min(k, allowed) of them, whatever the index
+kind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import faiss as _faiss
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.arrays import Float32Array, Int64Array, UInt8Array
+from models.artifact import Artifact, ArtifactError, Content, pack_keys, unpack_keys
+from models.bundle import index_file, items_file
+
+Kind = Literal["exact", "hnsw", "ivf"]
+faiss: Any = _faiss  # its type stubs do not describe the Python layer
+
+
+class IndexConfig(BaseModel):
+    """How an item index is chosen, built and tuned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exact_below: int = Field(default=100_000, ge=0, description="Fewer items than this are scanned exactly.")
+    ivf_from: int = Field(
+        default=2_000_000, ge=1, description="From this many items on IVF, between them HNSW."
+    )
+    recall_target: float = Field(
+        default=0.97, gt=0, le=1, description="Share of the exact top items to find."
+    )
+    recall_at: int = Field(default=100, ge=1, description="k of the recall target.")
+    tuning_queries: int = Field(default=256, ge=1, description="Queries the tuning measures recall on.")
+    hnsw_links: int = Field(default=16, ge=2, description="Links per node of HNSW (M).")
+    hnsw_construction: int = Field(
+        default=80, ge=1, description="Candidates while building HNSW (efConstruction)."
+    )
+    ivf_training_per_list: int = Field(
+        default=64, ge=39, description="Vectors per list the IVF is trained on."
+    )
+    threads: int = Field(
+        default=1, ge=1, description="OpenMP threads while building; 1 makes HNSW reproducible."
+    )
+
+
+@dataclass(frozen=True)
+class BaseIndex:
+    """An immutable index over vectors float32[N, D] (row = position).
+
+    effort: efSearch of HNSW, nprobe of IVF, 0 for exact. recall: measured against exact at build time.
+    """
+
+    kind: Kind
+    index: Any
+    vectors: Float32Array
+    effort: int = 0
+    recall: float = 1.0
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def search(
+        self, u_BD: Float32Array, k: int, allowed: UInt8Array | None = None, allowed_count: int | None = None
+    ) -> tuple[Float32Array, Int64Array]:
+        """(scores float32[B, k], positions int64[B, k]), best first; -1 (score -inf) beyond the allowed
+        items.
+
+        allowed: bitmap uint8[ceil(N / 8)], bit i = position i may be returned (None = all); allowed_count:
+        its ones.
+        """
+        eligible = len(self) if allowed_count is None else allowed_count
+        wanted = min(k, eligible)
+        if wanted == 0 or not len(u_BD):
+            return _nothing(len(u_BD), k)
+        scores, positions = self._search(u_BD, wanted, allowed, self.effort)
+        short = (positions[:, -1] < 0) if self.kind != "exact" else np.zeros(len(u_BD), bool)
+        if short.any():
+            # The graph or the probed lists ran out of allowed items; the exact scan never does.
+            scores[short], positions[short] = _scan(self.vectors, u_BD[short], wanted, allowed)
+        if wanted < k:
+            rest = _nothing(len(u_BD), k - wanted)
+            return np.hstack([scores, rest[0]]), np.hstack([positions, rest[1]])
+        return scores, positions
+
+    def _search(
+        self, u_BD: Float32Array, k: int, allowed: UInt8Array | None, effort: int
+    ) -> tuple[Float32Array, Int64Array]:
+        selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
+        if self.kind == "exact":
+            parameters = faiss.SearchParameters(sel=selector) if selector else None
+            scores, positions = self.index.search(u_BD, k, params=parameters)
+        elif self.kind == "hnsw":
+            parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=max(effort, k))
+            scores, positions = self.index.search(u_BD, k, params=parameters)
+        else:
+            # Quantised lists propose twice as many; the fp32 vectors decide.
+            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=min(effort, self.index.nlist))
+            _, proposed = self.index.search(u_BD, min(2 * k, len(self)), params=parameters)
+            scores, positions = rescored(self.vectors, u_BD, proposed, k)
+        return scores, positions
+
+
+def rescored(
+    vectors: Float32Array, u_BD: Float32Array, proposed_BM: Int64Array, k: int
+) -> tuple[Float32Array, Int64Array]:
+    """The best k of proposed positions int64[B, M] (-1 = none) by fp32 dot product, best first."""
+    scores = np.einsum("bmd,bd->bm", vectors[np.maximum(proposed_BM, 0)], u_BD).astype(np.float32)
+    scores[proposed_BM < 0] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(proposed_BM, order, 1)
+
+
+def build_index(vectors: Float32Array, config: IndexConfig, queries: Float32Array | None = None) -> BaseIndex:
+    """Build and tune an index over vectors float32[N, D].
+
+    queries: float32[Q, D] user vectors to tune on (item-like queries do not stand for users); without them,
+    items. When no effort reaches `recall_target` the exact index is taken instead.
+    """
+    began = time.perf_counter()
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise ValueError(f"vectors: expected finite float32[N, D], got shape {vectors.shape} or NaN in it")
+    faiss.omp_set_num_threads(config.threads)
+    if len(vectors) < config.exact_below or len(vectors) == 0:
+        return _exact(vectors, began)
+    sample = vectors if queries is None or not len(queries) else np.ascontiguousarray(queries, np.float32)
+    sample = sample[np.linspace(0, len(sample) - 1, min(config.tuning_queries, len(sample))).astype(np.int64)]
+    kind: Kind = "ivf" if len(vectors) >= config.ivf_from else "hnsw"
+    builders = [_ivf] if kind == "ivf" else [_hnsw, _hnsw_lifted]
+    for build in builders:
+        index = build(vectors, config)
+        effort, recall = _tune(BaseIndex(kind, index, vectors), sample, config)
+        if recall >= config.recall_target:
+            return BaseIndex(kind, index, vectors, effort, recall, time.perf_counter() - began)
+    return _exact(vectors, began)
+
+
+def item_files(
+    model: str,
+    keys: pa.Array,
+    vectors: Float32Array,
+    config: IndexConfig,
+    queries: Float32Array | None = None,
+) -> tuple[dict[str, Content], dict[str, Any]]:
+    """Everything a bundle holds about one model's items: (files, the manifest's `models[model]["index"]`).
+
+    Golden queries (some of `queries`, else of the items) and their exact best scores go along: a server
+    checks its loaded index with them.
+    """
+    if len(keys) != len(vectors):
+        raise ValueError(f"{model}: expected as many keys as vectors, got {len(keys)} and {len(vectors)}")
+    base = build_index(vectors, config, queries)
+    source = (
+        base.vectors if queries is None or not len(queries) else np.ascontiguousarray(queries, np.float32)
+    )
+    golden = (
+        source[np.linspace(0, len(source) - 1, min(8, len(source))).astype(np.int64)]
+        if len(source)
+        else source
+    )
+    scores, _ = (
+        _scan(base.vectors, golden, min(10, len(base)), None) if len(base) else _nothing(len(golden), 0)
+    )
+    packed = {f"keys.{part}": array for part, array in pack_keys(keys).items()}
+    files: dict[str, Content] = {
+        items_file(model): {
+            **packed,
+            "vectors": base.vectors,
+            "golden.queries": golden,
+            "golden.scores": scores,
+        }
+    }
+    if base.kind != "exact":
+        files[index_file(model)] = faiss.serialize_index(base.index).data
+    entry = {
+        "kind": base.kind,
+        "items": len(base),
+        "dim": int(base.vectors.shape[1]),
+        "effort": base.effort,
+        "recall": round(base.recall, 5),
+        "recall_at": config.recall_at,
+        "recall_target": config.recall_target,
+    }
+    return files, entry
+
+
+@dataclass(frozen=True)
+class LoadedItems:
+    """A model's items as a bundle holds them: keys string[N], their base index, golden queries and scores."""
+
+    keys: pa.Array
+    base: BaseIndex
+    golden_queries: Float32Array
+    golden_scores: Float32Array
+
+
+def load_items(bundle: Artifact, model: str) -> LoadedItems:
+    """Read what `item_files` wrote. Raises ArtifactError when the parts do not fit each other."""
+    tensors = bundle.tensors(items_file(model))
+    entry: Mapping[str, Any] = bundle.manifest["models"][model]["index"]
+    path = bundle.path(items_file(model))
+    keys, vectors = unpack_keys(tensors, "keys."), tensors["vectors"]
+    if len(keys) != len(vectors) or len(vectors) != entry["items"]:
+        raise ArtifactError(path, f"{entry['items']} keys and vectors", f"{len(keys)} and {len(vectors)}")
+    if entry["kind"] == "exact":
+        index = _flat(vectors)
+        vectors = _stored(index, vectors.shape)
+    else:
+        index = faiss.read_index(str(bundle.path(index_file(model))))
+        if index.ntotal != len(vectors) or index.d != vectors.shape[1]:
+            raise ArtifactError(
+                bundle.path(index_file(model)), f"{vectors.shape} vectors", f"({index.ntotal}, {index.d})"
+            )
+        if entry["kind"] == "hnsw":
+            vectors = _stored(faiss.downcast_index(index.storage), vectors.shape)
+    base = BaseIndex(entry["kind"], index, vectors, entry["effort"], entry["recall"])
+    return LoadedItems(keys, base, tensors["golden.queries"], tensors["golden.scores"])
+
+
+def set_search_threads(threads: int) -> None:
+    """OpenMP threads of searches made by the calling thread (the setting belongs to the thread)."""
+    faiss.omp_set_num_threads(threads)
+
+
+def bitmap_of(size: int) -> UInt8Array:
+    """A bitmap of `size` ones."""
+    bits = np.full((size + 7) // 8, 255, np.uint8)
+    if size % 8:
+        bits[-1] = (1 << (size % 8)) - 1
+    return bits
+
+
+def without(bitmap: UInt8Array, positions: Int64Array) -> UInt8Array:
+    """A copy of `bitmap` with the bits of distinct `positions` cleared."""
+    bits = bitmap.copy()
+    np.bitwise_and.at(bits, positions >> 3, ~(np.uint8(1) << (positions & 7).astype(np.uint8)))
+    return bits
+
+
+def is_set(bitmap: UInt8Array, positions: Int64Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether the bits of `positions` are one."""
+    set_: np.ndarray[Any, np.dtype[np.bool_]] = (
+        bitmap[positions >> 3] >> (positions & 7).astype(np.uint8)
+    ) & 1 == 1
+    return set_
+
+
+def _nothing(rows: int, k: int) -> tuple[Float32Array, Int64Array]:
+    return np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1, np.int64)
+
+
+def _exact(vectors: Float32Array, began: float) -> BaseIndex:
+    index = _flat(vectors)
+    return BaseIndex("exact", index, _stored(index, vectors.shape), seconds=time.perf_counter() - began)
+
+
+def _flat(vectors: Float32Array) -> Any:
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return index
+
+
+class _Stored:
+    """Lends the vectors inside a flat index to NumPy without a copy, and keeps the index alive meanwhile."""
+
+    def __init__(self, flat: Any, shape: tuple[int, ...]) -> None:
+        self.flat = flat
+        view = faiss.rev_swig_ptr(flat.get_xb(), max(1, shape[0] * shape[1]))
+        self.__array_interface__ = {
+            **view.__array_interface__,
+            "shape": shape,
+            "data": (view.ctypes.data, True),
+        }
+
+
+def _stored(flat: Any, shape: tuple[int, ...]) -> Float32Array:
+    """The vectors of a flat index, read-only float32 of `shape`."""
+    if not shape[0]:
+        return np.empty(shape, np.float32)
+    return np.asarray(_Stored(flat, shape), np.float32)
+
+
+def _hnsw(vectors: Float32Array, config: IndexConfig) -> Any:
+    """A graph built and walked by inner product: quickest where a few large norms lead."""
+    index = faiss.IndexHNSWFlat(vectors.shape[1], config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = config.hnsw_construction
+    index.add(vectors)
+    return index
+
+
+def _hnsw_lifted(vectors: Float32Array, config: IndexConfig) -> Any:
+    """A graph walked by inner product whose edges were chosen by distance: reaches clusters the other one
+    cuts off.
+
+    With one more coordinate, sqrt(max |v|^2 - |v|^2), and 0 there for a query, the nearest by L2 are the
+    largest by inner product (Bachrach et al., RecSys 2014). So the edges fit the plain vectors, and no copy
+    stays.
+    """
+    norms = np.einsum("nd,nd->n", vectors, vectors)
+    lifted = np.hstack([vectors, np.sqrt(np.maximum(norms.max() - norms, 0))[:, None]]).astype(np.float32)
+    graph = faiss.IndexHNSWFlat(lifted.shape[1], config.hnsw_links, faiss.METRIC_L2)
+    graph.hnsw.efConstruction = config.hnsw_construction
+    graph.add(lifted)
+    index = faiss.IndexHNSWFlat(vectors.shape[1], config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
+    index.storage.add(vectors)
+    index.hnsw = graph.hnsw
+    index.hnsw.is_similarity = True
+    index.ntotal = len(vectors)
+    return index
+
+
+def _ivf(vectors: Float32Array, config: IndexConfig) -> Any:
+    lists = 1 << max(0, int(np.log2(max(1.0, 4 * np.sqrt(len(vectors))))))
+    lists = max(1, min(lists, len(vectors) // 40))
+    index = faiss.index_factory(vectors.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    step = max(1, len(vectors) // (lists * config.ivf_training_per_list))
+    index.train(np.ascontiguousarray(vectors[::step]))
+    index.add(vectors)
+    return index
+
+
+def _tune(index: BaseIndex, queries: Float32Array, config: IndexConfig) -> tuple[int, float]:
+    """The smallest effort that reaches the recall target, and the recall measured with it."""
+    k = min(config.recall_at, len(index))
+    exact, _ = _scan(index.vectors, queries, k, None)
+    most = index.index.nlist if index.kind == "ivf" else min(len(index), 4096)
+    efforts = [1 << n for n in range(int(np.log2(max(1, most))) + 1)]
+    recall_of: Callable[[int], float] = lambda effort: _recall(index, queries, k, exact, effort)  # noqa: E731
+    recall, effort = 0.0, 1
+    for effort in efforts:
+        if index.kind == "hnsw" and effort < min(k, most) // 2:
+            continue  # an efSearch below k is raised to k
+        recall = recall_of(effort)
+        if recall >= config.recall_target:
+            break
+    return effort, recall
+
+
+def _recall(index: BaseIndex, queries: Float32Array, k: int, exact: Float32Array, effort: int) -> float:
+    """Share of the k returned that score at least the exact k-th best (ties count as found)."""
+    scores, _ = index._search(queries, k, None, effort)
+    kth = exact[:, -1:]
+    return float((scores >= kth - 1e-6 * np.abs(kth)).mean())
+
+
+def _scan(
+    vectors: Float32Array, u_BD: Float32Array, k: int, allowed: UInt8Array | None
+) -> tuple[Float32Array, Int64Array]:
+    """Exact best k by brute force over chunks of items (the fallback, and the yardstick of the tuning)."""
+    best = _nothing(len(u_BD), k)
+    for first in range(0, len(vectors), 1 << 18):
+        part = vectors[first : first + (1 << 18)]
+        positions = np.arange(first, first + len(part))
+        scores = u_BD @ part.T
+        if allowed is not None:
+            scores[:, ~is_set(allowed, positions)] = -np.inf
+        top = np.argpartition(-scores, min(k, len(part)) - 1, axis=1)[:, :k]
+        merged = np.hstack([best[0], np.take_along_axis(scores, top, 1)])
+        found = np.hstack([best[1], positions[top]])
+        order = np.argsort(-merged, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(merged, order, 1), np.take_along_axis(found, order, 1)
+    best[1][np.isneginf(best[0])] = -1
+    return best
