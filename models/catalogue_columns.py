@@ -5,8 +5,8 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from models.id_table import IdTable
 from models.arrays import Int64Array
+from models.id_table import IdTable
 
 
 def _empty(key: str) -> pa.Table:

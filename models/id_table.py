@@ -1,6 +1,8 @@
-"""Collisionless table from keys to entries and rows: grows, admits, expires; vectorised over Arrow key columns.
+"""Collisionless table from keys to entries and rows: grows, admits, expires; vectorised over Arrow key
+columns.
 
-An **entry** is given at first sight and carries counters; a **row** (of an embedding table) only at admission.
+An **entry** is given at first sight and carries counters; a **row** (of an embedding table) only at
+admission.
 Row 0 is the shared cold row of every key that has none. Layout and probing: models/id_table_kernels.py.
 """
 
@@ -16,7 +18,7 @@ from models.key_bytes import key_buffers, keys_from_buffers
 _DAY_MS = 86_400_000
 
 
-def _grown(array: np.ndarray, capacity: int, fill: int) -> np.ndarray:  # type: ignore[type-arg]
+def _grown(array: np.ndarray, capacity: int, fill: int) -> np.ndarray:
     larger = np.full(capacity, fill, array.dtype)
     larger[: len(array)] = array
     return larger
@@ -54,8 +56,14 @@ class IdTable:
         entries = table.observe(keys, np.zeros(len(keys), np.int64))
         wrong = np.flatnonzero(entries != np.arange(len(keys)))
         if len(wrong):
-            raise ValueError(f"keys: row {wrong[0]} ({keys[int(wrong[0])].as_py()!r}) is empty or a repetition")
+            raise ValueError(
+                f"keys: row {wrong[0]} ({keys[int(wrong[0])].as_py()!r}) is empty or a repetition"
+            )
         return table
+
+    def copy(self) -> IdTable:
+        """A table of its own with the same content."""
+        return IdTable.from_state(self.state())
 
     def __len__(self) -> int:
         """Keys held."""
@@ -84,7 +92,8 @@ class IdTable:
         return entries
 
     def observe(self, keys: pa.Array | pa.ChunkedArray, ts_ms: Int64Array) -> Int64Array:
-        """Entry of every key, int64[N], inserting unknown ones; "" stays -1. Counts each sighting at ts_ms int64[N].
+        """Entry of every key, int64[N], inserting unknown ones; "" stays -1. Counts each sighting at ts_ms
+        int64[N].
 
         Raises ValueError where lengths differ.
         """
@@ -117,7 +126,7 @@ class IdTable:
             entries,
             new_rows,
         )
-        self._entries_used, self._arena_used, self._next_row, free_entries, free_rows, given = used
+        self._entries_used, self._arena_used, self._next_row, free_entries, free_rows, given = map(int, used)
         self._free_entries = self._free_entries[:free_entries].copy()
         self._free_rows = self._free_rows[:free_rows].copy()
         if given:
@@ -159,7 +168,8 @@ class IdTable:
         return self._last_seen[entries]
 
     def expire(self, before_ms: int) -> tuple[pa.StringArray, Int64Array, Int64Array]:
-        """Remove keys last seen before `before_ms`: (keys, entries int64[n], their rows int64[n], 0 = had none).
+        """Remove keys last seen before `before_ms`: (keys, entries int64[n], their rows int64[n], 0 = had
+        none).
 
         Entries and rows are free afterwards and will be given again: whoever holds them must let go of them.
         """
@@ -168,7 +178,12 @@ class IdTable:
         keys, rows = self.keys_of(gone), self._row[gone].copy()
         if len(gone) == 0:
             return keys, gone, rows
-        for array, value in ((self._key_length, -1), (self._row, 0), (self._count, 0), (self._window_count, 0)):
+        for array, value in (
+            (self._key_length, -1),
+            (self._row, 0),
+            (self._count, 0),
+            (self._window_count, 0),
+        ):
             array[gone] = value
         self._last_seen[gone] = 0
         self._window_start[gone] = 0

@@ -1,19 +1,20 @@
 """Compiled probing of IdTable.
 
-A slot is int64: high 31 bits of the key's hash as a tag, low 32 bits the entry; -1 = empty. Linear probing from the
+A slot is int64: high 31 bits of the key's hash as a tag, low 32 bits the entry; -1 = empty. Linear probing
+from the
 hash's low bits; the tag saves most reads of foreign keys, the bytes are always compared (collisionless).
 """
 
 import numpy as np
 
-from models.arrays import Int32Array, Int64Array, UInt8Array
+from models.arrays import Index, Int32Array, Int64Array, UInt8Array
 from models.key_bytes import hash_bytes
 from models.native import compiled
 
 
 @compiled
 def _same(
-    data: UInt8Array, start: int, length: int, arena: UInt8Array, entry_start: int, entry_length: int
+    data: UInt8Array, start: Index, length: Index, arena: UInt8Array, entry_start: Index, entry_length: Index
 ) -> bool:
     if length != entry_length:
         return False
@@ -26,14 +27,14 @@ def _same(
 @compiled
 def _find(
     data: UInt8Array,
-    start: int,
-    end: int,
+    start: Index,
+    end: Index,
     hashed: np.uint64,
     slots: Int64Array,
     arena: UInt8Array,
     key_start: Int64Array,
     key_length: Int32Array,
-) -> tuple[int, int]:
+) -> tuple[Index, Index]:
     """(entry or -1, slot where the search ended)."""
     mask = len(slots) - 1
     tag = np.int64(hashed >> np.uint64(33))
@@ -90,8 +91,9 @@ def observe(
     admit_window_ms: int,
     entries: Int64Array,
     new_rows: Int64Array,
-) -> tuple[int, int, int, int, int, int]:
-    """Insert and count in order. `used` = (entries, arena bytes, next row); entries[i] holds lookup()'s answer.
+) -> tuple[Index, Index, Index, Index, Index, Index]:
+    """Insert and count in order. `used` = (entries, arena bytes, next row); entries[i] holds lookup()'s
+    answer.
 
     Returns (entries used, arena used, next row, free entries left, free rows left, rows given).
     """

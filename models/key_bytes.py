@@ -3,12 +3,14 @@
 import numpy as np
 import pyarrow as pa
 
-from models.arrays import Int32Array, Int64Array, UInt8Array
+from models.arrays import Index, Int32Array, Int64Array, UInt8Array
 from models.native import compiled
 
 
 def key_array(keys: pa.Array | pa.ChunkedArray) -> pa.StringArray:
-    """`keys` as one string array without nulls (null = "" = no ID). TypeError for other types: keys are texts."""
+    """`keys` as one string array without nulls (null = "" = no ID). TypeError for other types: keys are
+    texts.
+    """
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
     if pa.types.is_dictionary(keys.type):
@@ -37,8 +39,10 @@ def keys_from_buffers(data: UInt8Array, offsets: Int32Array) -> pa.StringArray:
 
 
 @compiled
-def hash_bytes(data: UInt8Array, start: int, end: int) -> np.uint64:
-    """64-bit hash of data[start:end]: eight bytes a round, multiply and xor-shift (wyhash's pattern), stable."""
+def hash_bytes(data: UInt8Array, start: Index, end: Index) -> np.uint64:
+    """64-bit hash of data[start:end]: eight bytes a round, multiply and xor-shift (wyhash's pattern),
+    stable.
+    """
     mixed = np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(end - start)
     position = start
     while position < end:

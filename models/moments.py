@@ -15,10 +15,11 @@ class Moments:
 
     user_id: string[N] key texts; "" = nobody known.
     ts_ms: int64[N] event time of the moment.
-    history_id: string[flat] item key texts, oldest first inside each moment; taken as given (the caller leaves out
-        what belongs to the moment itself), only the newest `history_length` of them are read.
+    history_id: string[flat] item key texts, oldest first inside each moment; taken as given (the caller
+    leaves out what belongs to the moment itself), only the newest `history_length` of them are read.
     history_offsets: int64[N+1]; history_ts_ms: int64[flat].
-    context / user_attributes: column name -> array[N] (strings, numbers or null); absent columns count as unknown.
+    context / user_attributes: column name -> array[N] (strings, numbers or null); absent columns count as
+    unknown.
     """
 
     user_id: pa.Array
@@ -64,5 +65,7 @@ def one_moment(
         history_offsets=np.array([0, len(history)], np.int64),
         history_ts_ms=np.array([ts for _, ts in history], np.int64),
         context={name: pa.array([value], pa.string()) for name, value in (context or {}).items()},
-        user_attributes={name: pa.array([value], pa.string()) for name, value in (user_attributes or {}).items()},
+        user_attributes={
+            name: pa.array([value], pa.string()) for name, value in (user_attributes or {}).items()
+        },
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
 
 from models.arrays import Float32Array, Int32Array, Int64Array
 
 
 @dataclass(frozen=True)
 class Samples:
-    """N targets with their features as of the moment, in canonical order. Entries refer to one Learner's ID tables.
+    """N targets with their features as of the moment, in canonical order. Entries refer to one Learner's ID
+    tables.
 
     sequence: int64[N] running number of the sample since the model began (keys its random numbers).
     ts_ms: int64[N]; user: int32[N] user entry; item: int32[N] target entry; weight: float32[N].
     history: int32[N, L] item entries, newest last, -1 = none; history_age_s: int32[N, L] age at the moment.
-    categories: int32[N, F] entries of user, context and time categories; numbers: float32[N, M] raw, nan = missing.
+    categories: int32[N, F] entries of user, context and time categories; numbers: float32[N, M] raw, nan =
+    missing.
     """
 
     sequence: Int64Array
@@ -29,3 +34,40 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.ts_ms)
+
+    def take(self, positions: Int64Array | slice) -> Samples:
+        """The samples at positions (int64[n] or a slice)."""
+        return Samples(**{field.name: getattr(self, field.name)[positions] for field in fields(self)})
+
+    def renumbered(self, start: int) -> Samples:
+        """The same samples with sequence start, start + 1, ..."""
+        return replace(self, sequence=np.arange(start, start + len(self), dtype=np.int64))
+
+    @classmethod
+    def empty(cls, history_length: int, categories: int, numbers: int) -> Samples:
+        """No samples, with the widths of a model."""
+        none = np.empty(0, np.int32)
+        history = np.empty((0, history_length), np.int32)
+        return cls(
+            sequence=np.empty(0, np.int64),
+            ts_ms=np.empty(0, np.int64),
+            user=none,
+            item=none,
+            weight=np.empty(0, np.float32),
+            history=history,
+            history_age_s=history,
+            categories=np.empty((0, categories), np.int32),
+            numbers=np.empty((0, numbers), np.float32),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Samples]) -> Samples:
+        """Samples of consecutive stretches as one; ValueError for none."""
+        if not parts:
+            raise ValueError("samples: nothing to concatenate; use Samples.empty")
+        return cls(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
+        )

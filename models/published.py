@@ -1,0 +1,121 @@
+"""The serving side of one model: immutable, from the files of a bundle plus the rows of deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from models.architecture import ModelFiles, build_model, described, feature_sides, restore_weights
+from models.arrays import Float32Array, Int64Array
+from models.encoding import encode_items, encode_users
+from models.features import FeatureColumns
+from models.id_table import IdTable
+from models.model_config import FeatureConfig, ModelConfig
+from models.moments import Moments
+from models.tables import ids_name, ids_state, row_widths
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    """Rows of deltas over one table: ids gives positions in rows float32[n, E]."""
+
+    ids: IdTable
+    rows: Float32Array
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """Encodes users and items from frozen rows. Nothing in here ever changes; with_rows() makes another
+    one.
+    """
+
+    config: ModelConfig
+    features: tuple[FeatureConfig, ...]
+    _model: nn.Module
+    _request_features: FeatureColumns
+    _item_features: FeatureColumns
+    _ids: Mapping[str, IdTable]
+    _rows: Mapping[str, torch.Tensor]
+    _overlays: Mapping[str, _Overlay]
+
+    @classmethod
+    def load(cls, files: ModelFiles, name: str) -> PublishedModel:
+        """The model `name` of a bundle."""
+        config, features = described(files.manifest, name)
+        request, item = feature_sides(config, features)
+        request.restore(files.tensors(f"models/{name}/request_numbers.safetensors"))
+        item.restore(files.tensors(f"models/{name}/item_numbers.safetensors"))
+        model = build_model(config, request, item)
+        restore_weights(model, files.tensors(f"models/{name}/dense.safetensors"))
+        model.requires_grad_(False)
+        ids: dict[str, IdTable] = {}
+        rows: dict[str, torch.Tensor] = {}
+        for table in row_widths(config, features):
+            part = files.tensors(f"models/{name}/table.{table}.safetensors")
+            rows[table] = torch.from_numpy(np.array(part["weights"], np.float32))
+            if ids_name(table) == table:
+                ids[table] = IdTable.from_state(ids_state(part))
+        return cls(config, features, model, request, item, ids, rows, {})
+
+    def user_vectors(self, moments: Moments) -> Float32Array:
+        """float32[N, D]; equal to Learner.user_vectors of the same state. Never mutates; thread-safe."""
+        return encode_users(self.config, self._request_features, self._model, moments, self._rows_of)
+
+    def item_vectors(self, keys: pa.Array, attributes: Mapping[str, pa.Array]) -> Float32Array:
+        """float32[N, D] of any items, unknown ones too, from their keys and attribute columns."""
+        return encode_items(self._item_features, self._model, keys, attributes, self._rows_of)
+
+    def with_rows(
+        self,
+        rows: Mapping[str, tuple[pa.Array, Float32Array]],
+        tombstones: Mapping[str, pa.Array] | None = None,
+    ) -> PublishedModel:
+        """A new model with a delta laid over: table -> (keys, rows float32[n, E]); tombstones fall back to
+        the cold row.
+
+        A tombstone of a key comes before its row, should a delta hold both. Raises ValueError for another
+        width and KeyError for a table the model does not have.
+        """
+        tombstones = tombstones or {}
+        overlays = dict(self._overlays)
+        for table in sorted({*rows, *tombstones}):
+            if table not in self._rows:
+                raise KeyError(f"delta: no table {table!r}; the model has {', '.join(self._rows)}")
+            cold = self._rows[table][:1].numpy()
+            removed = tombstones.get(table, pa.array([], pa.string()))
+            keys, values = rows.get(table, (pa.array([], pa.string()), cold[:0]))
+            if values.shape != (len(keys), cold.shape[1]):
+                raise ValueError(
+                    f"delta: table {table}: expected rows {(len(keys), cold.shape[1])}, got {values.shape}"
+                )
+            overlay = overlays.get(table)
+            overlay = _laid_over(overlay, removed, np.repeat(cold, len(removed), axis=0))
+            overlays[table] = _laid_over(overlay, keys, values)
+        return replace(self, _overlays=overlays)
+
+    def _rows_of(self, table: str, keys: pa.StringArray) -> torch.Tensor:
+        ids = self._ids[ids_name(table)]
+        values = self._rows[table][torch.from_numpy(ids.rows(ids.lookup(keys)))]
+        overlay = self._overlays.get(table)
+        if overlay is not None:
+            positions = overlay.ids.lookup(keys)
+            changed = np.flatnonzero(positions >= 0)
+            if len(changed):
+                values[torch.from_numpy(changed)] = torch.from_numpy(overlay.rows[positions[changed]])
+        return values
+
+
+def _laid_over(overlay: _Overlay | None, keys: pa.Array, values: Float32Array) -> _Overlay:
+    """A copy of `overlay` in which `keys` have `values`."""
+    ids = IdTable() if overlay is None else overlay.ids.copy()
+    entries: Int64Array = ids.observe(keys, np.zeros(len(keys), np.int64))
+    rows = np.empty((ids.entry_capacity, values.shape[1]), np.float32)
+    if overlay is not None:
+        rows[: len(overlay.rows)] = overlay.rows
+    rows[entries] = values
+    return _Overlay(ids, rows)

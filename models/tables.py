@@ -1,0 +1,122 @@
+"""All ID tables and embedding tables of one model, by name.
+
+"user", "item" and one per category feature ("item.department"). "history_item", where a model pools
+histories over rows of
+their own, has embedding rows only: its keys are those of "item".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from models.arrays import Int64Array, Tensors
+from models.embedding import EmbeddingTable
+from models.id_table import IdTable
+from models.model_config import DAY_MS, FeatureConfig, ModelConfig
+from models.samplers import uniform_by_key
+
+
+def ids_name(table: str) -> str:
+    """The ID table that gives `table` its rows."""
+    return "item" if table == "history_item" else table
+
+
+def row_widths(config: ModelConfig, features: tuple[FeatureConfig, ...]) -> dict[str, int]:
+    """Embedding tables of a model and their widths."""
+    widths = {"user": config.id_dim, "item": config.item_dim}
+    if not config.shared_items:
+        widths["history_item"] = config.id_dim
+    return widths | {feature.table: feature.dim for feature in features if feature.kind == "category"}
+
+
+class Tables:
+    """ids: name -> IdTable; rows: name -> EmbeddingTable, kept as large as the IDs need."""
+
+    def __init__(self, config: ModelConfig, features: tuple[FeatureConfig, ...]) -> None:
+        self._config = config
+        self.ids: dict[str, IdTable] = {}
+        self.rows: dict[str, EmbeddingTable] = {}
+        window_ms = int(config.admit_window_days * DAY_MS)
+        for name, width in row_widths(config, features).items():
+            self.rows[name] = EmbeddingTable(width, config.lr_rows)
+            if ids_name(name) == name:
+                self.ids[name] = IdTable(config.admit_after if name in ("user", "item") else 1, window_ms)
+
+    def observe(self, name: str, keys: pa.Array | pa.ChunkedArray, ts_ms: Int64Array) -> Int64Array:
+        """Entries int64[N] of keys in ID table `name`, inserting; new rows begin as the cold row."""
+        ids = self.ids[name]
+        entries = ids.observe(keys, ts_ms)
+        new_rows = ids.take_new_rows()
+        if len(new_rows):
+            for table, rows in self.rows.items():
+                if ids_name(table) == name:
+                    rows.reserve(ids.row_capacity)
+                    rows.start(new_rows)
+        return entries
+
+    def spread(self, names: set[str]) -> None:
+        """Move rows that were never trained a little away from the cold row, each its own way.
+
+        Rows that start equal and meet equal gradients would stay equal; only the rows of users may (their
+        histories differ).
+        """
+        for place, (name, rows) in enumerate(sorted(self.rows.items())):
+            if name not in names:
+                continue
+            untrained = torch.nonzero(rows.momentum[1:] == 0).flatten() + 1
+            cells = untrained.numpy()[:, None] * rows.dim + np.arange(rows.dim)
+            noise = uniform_by_key(cells, 1000 * self._config.seed + place) * 2 - 1
+            rows.weights[untrained] = rows.weights[0] + torch.from_numpy(noise) * self._config.row_init
+
+    @contextmanager
+    def cold_rows_kept(self, names: frozenset[str]) -> Iterator[None]:
+        """Row 0 of `names` is afterwards, to the bit, what it was before."""
+        kept = [
+            (self.rows[name], self.rows[name].weights[0].clone(), self.rows[name].momentum[0].clone())
+            for name in names
+        ]
+        yield
+        for rows, weights, momentum in kept:
+            rows.weights[0] = weights
+            rows.momentum[0] = momentum
+
+    def expire(self, name: str, before_ms: int) -> tuple[pa.StringArray, Int64Array, Int64Array]:
+        """Remove keys last seen before `before_ms` from "user" or "item": (keys, entries, rows); their rows
+        are reset.
+        """
+        keys, entries, rows = self.ids[name].expire(before_ms)
+        rows = rows[rows > 0]
+        if len(rows):
+            for table, embedding in self.rows.items():
+                if ids_name(table) == name:
+                    embedding.start(rows)
+        return keys, entries, rows
+
+    def state(self) -> dict[str, Tensors]:
+        """Part "table.<name>" -> tensors "ids.*", "weights", "momentum"."""
+        parts: dict[str, Tensors] = {}
+        for name, rows in self.rows.items():
+            parts[f"table.{name}"] = rows.state()
+            if name in self.ids:
+                parts[f"table.{name}"] |= {
+                    f"ids.{key}": array for key, array in self.ids[name].state().items()
+                }
+        return parts
+
+    def restore(self, parts: Mapping[str, Tensors]) -> None:
+        """Take what state() described."""
+        for name in self.rows:
+            part = parts[f"table.{name}"]
+            self.rows[name] = EmbeddingTable.from_state(part, self._config.lr_rows)
+            if name in self.ids:
+                self.ids[name] = IdTable.from_state(ids_state(part))
+
+
+def ids_state(part: Tensors) -> Tensors:
+    """The ID table's arrays of a "table.<name>" part."""
+    return {key.removeprefix("ids."): array for key, array in part.items() if key.startswith("ids.")}
