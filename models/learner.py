@@ -172,6 +172,10 @@ class Learner:
         """
         return self._preparation.take(events, catalogue, with_samples=True)
 
+    def target_keys(self, samples: Samples) -> pa.Array:
+        """The targets' item keys, string[n]."""
+        return self._tables.ids["item"].keys_of(samples.item.astype(np.int64))
+
     def train_full(
         self,
         samples: Samples,

@@ -10,22 +10,30 @@ import pyarrow.compute as pc
 
 from models.delta import TableRows
 from models.learner import TouchedRows
+from models.tables import ids_name
 
 Changes = dict[str, dict[str, TableRows]]
 """model -> table -> changed rows."""
 
 
-def table_changes(touched: Mapping[str, TouchedRows], removed: Mapping[str, pa.Array]) -> dict[str, TableRows]:
-    """Rows touched in an interval, less those that expired at its end, plus the tombstones."""
+def table_changes(
+    touched: Mapping[str, TouchedRows], removed: Mapping[str, pa.Array]
+) -> dict[str, TableRows]:
+    """Rows touched in an interval, less those that expired at its end, plus the tombstones.
+
+    removed: keys by ID space ("user", "item"); two tables may share one.
+    """
     changes = {}
     for table, rows in touched.items():
-        gone = removed.get(table, pa.array([], pa.string()))
+        gone = removed.get(ids_name(table), pa.array([], pa.string()))
         kept = _select(TableRows(rows.keys, rows.rows, rows.vectors), _absent(rows.keys, gone))
         changes[table] = TableRows(kept.keys, kept.rows, kept.vectors, gone)
     return changes
 
 
-def merged(older: Mapping[str, Mapping[str, TableRows]], newer: Mapping[str, Mapping[str, TableRows]]) -> Changes:
+def merged(
+    older: Mapping[str, Mapping[str, TableRows]], newer: Mapping[str, Mapping[str, TableRows]]
+) -> Changes:
     """Changes that do in one step what `older` and then `newer` do."""
     result: Changes = {model: dict(tables) for model, tables in older.items()}
     for model, tables in newer.items():

@@ -20,7 +20,9 @@ class UpdateConfig(BaseModel):
     seed: int = Field(7, description="Seed of initial weights and of the daily shuffle.")
     threads: int = Field(1, ge=1, description="Torch threads of the consumer's incremental steps.")
     retrain_threads: int = Field(2, ge=1, description="Torch threads of the full retrain.")
-    poll_s: float = Field(0.2, gt=0, description="Pause between two looks at the archive and the registry, s.")
+    poll_s: float = Field(
+        0.2, gt=0, description="Pause between two looks at the archive and the registry, s."
+    )
     popularity_half_life_h: float = Field(
         12.0, gt=0, description="Half-life of the popularity channel's counts, hours of event time."
     )

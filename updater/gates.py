@@ -28,9 +28,15 @@ def check_model(name: str, loss: float, vectors: Float32Array, index: Mapping[st
         "index_recall": index.get("recall"),
     }
     if not results["finite"]:
-        raise GateFailed(f"model {name}: expected finite loss and item vectors, got loss {loss}; lower lr_rows or lr_dense")
+        raise GateFailed(
+            f"model {name}: expected finite loss and item vectors, got loss {loss}; lower lr_rows or lr_dense"
+        )
     if not len(vectors):
-        raise GateFailed(f"model {name}: expected items to recommend, got none; check `positives` against the events")
+        raise GateFailed(
+            f"model {name}: expected items to recommend, got none; check `positives` against the events"
+        )
     if index.get("recall") is not None and index["recall"] < index["recall_target"]:
-        raise GateFailed(f"model {name}: expected index recall >= {index['recall_target']}, got {index['recall']}")
+        raise GateFailed(
+            f"model {name}: expected index recall >= {index['recall_target']}, got {index['recall']}"
+        )
     return results

@@ -106,7 +106,9 @@ class IncrementalUpdater:
         """Train one interval. Batches never cross a seal, so that catching up gives the same bytes as keeping up."""
         state = self.state
         if state is None:
-            raise RuntimeError("incremental updater: expected a state from a bundle, got none; call advance()")
+            raise RuntimeError(
+                "incremental updater: expected a state from a bundle, got none; call advance()"
+            )
         events = self._archive.read(self._watermark_ms, seal.interval_end_ms)
         catalogue = self._catalogue_at(seal.interval_end_ms)
         changes: Changes = {}

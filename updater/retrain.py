@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from models.artifact import Content, pack_keys
-from models.bundle import BundleFields, index_file, items_file
-from models.index import IndexConfig, build_index
+from models.arrays import Float32Array, Int64Array
+from models.artifact import Content
+from models.bundle import BundleFields
+from models.index import IndexConfig, item_files
 from models.learner import Learner, Samples
 from models.pointer import Pointer, PointerStore
 from models.registry import Registry
@@ -38,6 +39,14 @@ class Provenance:
 
     git: str = ""
     versions: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What training one model gave: mean loss of the last epoch, user vectors float32[Q, D] to tune the index on."""
+
+    loss: float
+    queries: Float32Array
 
 
 @dataclass(frozen=True)
@@ -77,16 +86,16 @@ class FullRetrain:
         last = seals[-1]
         progress("read", 0, 1)
         events = self.archive.read(watermark_ms, last.interval_end_ms)
-        losses = {
+        trained = {
             name: self._train(name, learner, events, last, first=parent is None, progress=progress)
             for name, learner in state.learners.items()
         }
         state.observe_popularity(events)
-        return self._publish(state, losses, parent or "", last, progress)
+        return self._publish(state, trained, parent or "", last, progress)
 
     def _train(
         self, name: str, learner: Learner, events: pa.Table, last: Seal, first: bool, progress: Progress
-    ) -> float:
+    ) -> _Trained:
         samples = learner.prepare(events, self.catalogue_at(last.interval_end_ms))
         epochs = learner.config.epochs_first if first else 1
         loss = float("nan")
@@ -97,10 +106,12 @@ class FullRetrain:
                 progress(f"train {name}", done + seen, epochs * of)
 
             loss = learner.train_full(samples, self._order(samples, last, epoch), step)
+        newest = np.arange(max(0, len(samples) - self.index.tuning_queries), len(samples))
+        queries = learner.user_vectors(learner.moments(samples, newest))
         learner.expire(last.interval_end_ms)
-        return loss
+        return _Trained(loss, queries)
 
-    def _order(self, samples: Samples, last: Seal, epoch: int) -> np.ndarray:
+    def _order(self, samples: Samples, last: Seal, epoch: int) -> Int64Array:
         """Shuffled over the whole run's data, each sample once; keyed by the data, so that a rerun repeats it."""
         if not self.shuffle:
             return np.arange(len(samples), dtype=np.int64)
@@ -108,22 +119,17 @@ class FullRetrain:
         return rng.permutation(len(samples)).astype(np.int64)
 
     def _publish(
-        self, state: TrainingState, losses: dict[str, float], parent: str, last: Seal, progress: Progress
+        self, state: TrainingState, trained: dict[str, _Trained], parent: str, last: Seal, progress: Progress
     ) -> str:
         files: dict[str, Content] = dict(state.files())
         models, gates = {}, {}
         for place, (name, learner) in enumerate(state.learners.items()):
-            progress("index", place, len(state.learners))
+            progress("index", place, len(trained))
             keys, vectors = learner.item_vectors()
-            built = build_index(vectors, self.index)
-            gates[name] = check_model(name, losses[name], vectors, built.report)
-            files[items_file(name)] = {
-                "vectors": vectors,
-                **{f"keys.{part}": array for part, array in pack_keys(keys).items()},
-            }
-            if built.content is not None:
-                files[index_file(name)] = built.content
-            models[name] = {**learner.describe(), "index": built.report}
+            indexed, report = item_files(name, keys, vectors, self.index, trained[name].queries)
+            gates[name] = check_model(name, trained[name].loss, vectors, report)
+            files |= indexed
+            models[name] = {**learner.describe(), "index": report}
         progress("publish", 0, 1)
         fields = BundleFields(
             watermark_ms=last.interval_end_ms,

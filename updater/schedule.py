@@ -95,7 +95,9 @@ class Schedule:
         try:
             done = self._job.run_if_due()
         except Exception:
-            log.exception("daily retrain failed; the served version stays; it is tried again at the next tick")
+            log.exception(
+                "daily retrain failed; the served version stays; it is tried again at the next tick"
+            )
             return
         if not done and self._config.clock == "wall" and self._job.waits_for_seal():
             again = datetime.now(UTC) + timedelta(seconds=self._config.retry_s)

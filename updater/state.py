@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.arrays import Tensors
 from models.artifact import Artifact
 from models.bundle import POPULARITY_FILE, model_file
 from models.delta import PopularityList
-from models.learner import FeatureConfig, Learner, ModelConfig, Tensors
+from models.learner import FeatureConfig, Learner, ModelConfig
 from models.popularity import Popularity
 
 POPULARITY_STATE_FILE = "channels/popularity_state.safetensors"

@@ -38,7 +38,9 @@ def test_boundary_never_splits_an_interval() -> None:
     assert 0 < at("2017-12-05T00:00", "Asia/Kathmandu") - boundary < HOUR
 
 
-def job(config: ScheduleConfig, sealed: int | None, trained: int | None, now: int = 0) -> tuple[DailyJob, list[int]]:
+def job(
+    config: ScheduleConfig, sealed: int | None, trained: int | None, now: int = 0
+) -> tuple[DailyJob, list[int]]:
     ran: list[int] = []
     return DailyJob(config, HOUR, lambda: sealed, lambda: trained, ran.append, lambda: now), ran
 

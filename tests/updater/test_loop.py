@@ -1,0 +1,227 @@
+"""The update scheme over real files: deltas, hand-over, crashes at every seam."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.artifact import PublishConflict
+from models.delta import Delta, DeltaFields
+from models.learner import CatalogueColumns, Learner, PublishedModel
+from models.pointer import Pointer
+from models.registry import DeltaRef
+from tests.updater.world import HOUR, RECIPE, START, World
+from updater.incremental import IncrementalUpdater
+from updater.retrain import NothingToTrain
+
+NAME = "two_tower"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.pass_hours(0, 6)
+    return world
+
+
+def saved(updater: IncrementalUpdater) -> dict[str, dict[str, np.ndarray]]:
+    assert updater.state is not None
+    return updater.state.files()
+
+
+def assert_same_bytes(one: dict[str, dict[str, np.ndarray]], other: dict[str, dict[str, np.ndarray]]) -> None:
+    assert one.keys() == other.keys()
+    for file in one:
+        assert one[file].keys() == other[file].keys()
+        for name in one[file]:
+            assert one[file][name].tobytes() == other[file][name].tobytes(), f"{file}: {name}"
+
+
+def test_first_bundle_is_served_and_next_ones_warm_start(world: World) -> None:
+    with pytest.raises(NothingToTrain):
+        World(world.root / "empty").retrain()
+    first = world.retrain(6)
+    assert world.pointer.get() == Pointer(bundle=first, delta=0, watermark_ms=START + 6 * HOUR, revision=1)
+    with pytest.raises(NothingToTrain):
+        world.retrain(6)
+    world.pass_hours(6, 8)
+    second = world.retrain(8)
+    manifest = world.registry.open_bundle(second).manifest
+    assert manifest["parent"] == first
+    assert manifest["watermark_ms"] == START + 8 * HOUR
+    assert manifest["gates"][NAME]["finite"]
+    # The pointer waits for the catch-up delta.
+    pointer = world.pointer.get()
+    assert pointer is not None
+    assert pointer.bundle == first
+
+
+def test_the_same_archive_gives_the_same_bundle(world: World, tmp_path: Path) -> None:
+    twin = World(tmp_path / "twin")
+    twin.pass_hours(0, 6)
+    assert twin.retrain(6) == world.retrain(6)  # the id holds the digest of every file
+
+
+def test_incremental_moves_only_touched_user_rows(world: World) -> None:
+    first = world.retrain(6)
+    updater = world.updater()
+    updater.advance()
+    before = saved(updater)
+    world.pass_hours(6, 8, count=5)
+    assert updater.advance()
+    after = saved(updater)
+
+    rows = "models/two_tower/table.user.safetensors"
+    touched = world.registry.open_delta(DeltaRef(first, 1, False)).tables[NAME]["user"].keys.to_pylist()
+    touched += world.registry.open_delta(DeltaRef(first, 2, False)).tables[NAME]["user"].keys.to_pylist()
+    assert 1 <= len(set(touched)) <= 10
+    for part in ("dense", "request_numbers", "item_numbers"):
+        file = f"models/two_tower/{part}.safetensors"
+        assert {n: a.tobytes() for n, a in before[file].items()} == {
+            n: a.tobytes() for n, a in after[file].items()
+        }
+    file = "models/two_tower/table.item.safetensors"
+    for tensor in ("weights", "momentum"):
+        kept = len(before[file][tensor])
+        assert before[file][tensor].tobytes() == after[file][tensor][:kept].tobytes()
+    old, new = before[rows]["weights"], after[rows]["weights"]
+    changed = np.flatnonzero((old != new[: len(old)]).any(1))
+    assert 0 not in changed
+    assert 1 <= len(changed) <= len(set(touched))
+
+
+def test_deltas_laid_over_the_bundle_are_the_updaters_state(world: World) -> None:
+    first = world.retrain(6)
+    updater = world.updater()
+    updater.advance()
+    world.pass_hours(6, 11)
+    updater.advance()
+    assert updater.state is not None
+    learner: Learner = updater.state.learners[NAME]
+
+    served = PublishedModel.load(world.registry.open_bundle(first), NAME)
+    whole = served
+    for ref in world.registry.chain(first, 0, 5):
+        rows = world.registry.open_delta(ref).tables[NAME]["user"]
+        served = served.with_rows({"user": (rows.keys, rows.rows)}, {"user": rows.tombstones})
+    cumulative = world.registry.open_delta(DeltaRef(first, 3, True)).tables[NAME]["user"]
+    whole = whole.with_rows({"user": (cumulative.keys, cumulative.rows)}, {"user": cumulative.tombstones})
+    for sequence in (4, 5):
+        rows = world.registry.open_delta(DeltaRef(first, sequence, False)).tables[NAME]["user"]
+        whole = whole.with_rows({"user": (rows.keys, rows.rows)}, {"user": rows.tombstones})
+
+    probe = Learner.load(world.registry.open_bundle(first), NAME)
+    samples = probe.prepare(world.reader.read(START + 6 * HOUR, START + 11 * HOUR), CatalogueColumns())
+    moments = probe.moments(samples)
+    np.testing.assert_allclose(
+        served.user_vectors(moments), learner.user_vectors(moments), rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_array_equal(served.user_vectors(moments), whole.user_vectors(moments))
+    stale = PublishedModel.load(world.registry.open_bundle(first), NAME).user_vectors(moments)
+    assert np.abs(stale - served.user_vectors(moments)).max() > 1e-4  # the deltas did something
+
+
+def test_empty_intervals_publish_empty_deltas(world: World) -> None:
+    first = world.retrain(6)
+    updater = world.updater()
+    updater.advance()
+    world.pass_hours(6, 8, count=0)
+    updater.advance()
+    delta = world.registry.open_delta(DeltaRef(first, 2, False))
+    assert len(delta.tables[NAME]["user"].keys) == 0
+    assert world.pointer.get() == Pointer(bundle=first, delta=2, watermark_ms=START + 8 * HOUR, revision=3)
+
+
+def test_hand_over_never_takes_the_served_watermark_back(world: World) -> None:
+    world.retrain(6)
+    updater = world.updater()
+    updater.advance()
+    seen = [world.pointer.get()]
+    world.pass_hours(6, 9)
+    updater.advance()
+    seen.append(world.pointer.get())
+    second = world.retrain(8)  # while the stream is already an hour further
+    seen.append(world.pointer.get())
+    updater.advance()
+    seen.append(world.pointer.get())
+    world.pass_hours(9, 10)
+    updater.advance()
+    seen.append(world.pointer.get())
+    pointers = [pointer for pointer in seen if pointer is not None]
+    assert len(pointers) == 5
+    watermarks = [pointer.watermark_ms for pointer in pointers]
+    assert watermarks == sorted(watermarks)
+    assert pointers[2].bundle != second  # not before the catch-up
+    assert (pointers[3].bundle, pointers[3].delta) == (second, 1)
+    assert (pointers[4].bundle, pointers[4].delta) == (second, 2)
+
+
+def test_catching_up_many_intervals_is_one_cumulative_delta(world: World) -> None:
+    world.pass_hours(6, 11)
+    first = world.retrain(6)
+    world.updater().advance()
+    assert world.registry.deltas(first) == [DeltaRef(first, 5, True)]
+    assert world.registry.chain(first, 0, 5) == [DeltaRef(first, 5, True)]
+
+
+def test_a_killed_updater_comes_back_to_the_same_bytes(world: World) -> None:
+    first = world.retrain(6)
+    kept = world.updater()
+    kept.advance()
+    for hour in range(6, 10):
+        world.pass_hours(hour, hour + 1)
+        kept.advance()
+    published = world.registry.deltas(first)
+    restarted = world.updater()
+    restarted.advance()
+    assert_same_bytes(saved(kept), saved(restarted))
+    assert world.registry.deltas(first) == published  # nothing was published twice
+    world.pass_hours(10, 12)
+    kept.advance()
+    restarted.advance()  # publishes the same bytes again: no conflict
+    assert_same_bytes(saved(kept), saved(restarted))
+
+
+@pytest.mark.parametrize("step", ["publish_delta", "set"])
+def test_a_crash_between_publish_and_pointer_is_repaired(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    first = world.retrain(6)
+    updater = world.updater()
+    updater.advance()
+    world.pass_hours(6, 8)
+    owner = world.registry if step == "publish_delta" else world.pointer
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, crash)
+        with pytest.raises(KeyboardInterrupt):
+            updater.advance()
+    restarted = world.updater()
+    restarted.advance()
+    assert world.pointer.get() == Pointer(bundle=first, delta=2, watermark_ms=START + 8 * HOUR, revision=2)
+    assert [ref.sequence for ref in world.registry.chain(first, 0, 2)][-1] == 2
+    world.pass_hours(8, 9)
+    restarted.advance()
+    assert world.registry.chain(first, 2, 3)
+
+
+def test_a_delta_of_another_content_under_a_taken_sequence_is_refused(world: World) -> None:
+    first = world.retrain(6)
+    updater = world.updater()
+    updater.advance()
+    world.pass_hours(6, 7)
+    updater.advance()
+    other = Delta(DeltaFields(base=first, sequence=1, previous_sequence=0, watermark_ms=1), {})
+    with pytest.raises(PublishConflict):
+        world.registry.publish_delta(other)
+
+
+def test_recipe_hash_tells_recipes_apart() -> None:
+    assert RECIPE.schema_hash == replace(RECIPE).schema_hash
+    assert RECIPE.schema_hash != replace(RECIPE, positives=("click",)).schema_hash
