@@ -12,7 +12,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def resolved(config: "Config") -> "Config":
-    """The configuration with addresses in place of "embedded". Raises ConfigError where the port is any free one."""
+    """The configuration with addresses instead of "embedded". Raises ConfigError for a port that is any."""
     changes = {}
     if config.kafka.bootstrap == EMBEDDED:
         address = f"{LOOPBACK}:{_port(config.embedded.broker_port, 'broker_port', 'kafka.bootstrap')}"
@@ -26,7 +26,7 @@ def resolved(config: "Config") -> "Config":
 def _port(port: int, key: str, setting: str) -> int:
     if port == 0:
         raise ConfigError(
-            f"{setting}: embedded, but embedded.{key} is 0 (any free one), so only `freshrecall up` knows where; "
-            f"set embedded.{key}, or {setting} to the address that `up` printed"
+            f"{setting}: embedded, but embedded.{key} is 0 (any free one), so only `freshrecall up` knows "
+            f"where; set embedded.{key}, or {setting} to the address that `up` printed"
         )
     return port

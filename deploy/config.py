@@ -8,7 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from deploy.embedded_config import EmbeddedConfig
+from models.index import IndexConfig
 from models.model_config import FeatureConfig, ModelConfig
+from stream.archive import ArchiveConfig
+from stream.topics import KafkaConfig
 from updater.config import ScheduleConfig, UpdateConfig
 
 
@@ -31,13 +34,16 @@ class Config(BaseModel):
     embedded: EmbeddedConfig = Field(
         default_factory=EmbeddedConfig, description="Broker and store run by `up`."
     )
+    kafka: KafkaConfig = Field(default_factory=KafkaConfig, description="Broker and topics.")
     redis: RedisConfig = Field(default_factory=RedisConfig, description="The store.")
+    archive: ArchiveConfig = Field(default_factory=ArchiveConfig, description="The durable event log.")
     features: tuple[FeatureConfig, ...] = Field((), description="Features of every model, declared once.")
     models: dict[str, ModelConfig] = Field(
         default_factory=lambda: {"two_tower": ModelConfig()},
         min_length=1,
         description="Recall models by name; the name is a folder of the bundle.",
     )
+    index: IndexConfig = Field(default_factory=IndexConfig, description="The item index of every model.")
     update: UpdateConfig = Field(default_factory=UpdateConfig, description="Deltas and bundles.")
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="The daily full retrain.")
 

@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from deploy.errors import StartError
+
 STANDARD_COLUMNS = ("ts_ms", "user_id", "item_id", "kind", "scene", "request_id", "value")
 _OPTIONAL = {"scene": pa.string(), "request_id": pa.string(), "value": pa.float64(), "event_id": pa.string()}
 
 
-class DatasetError(ValueError):
+class DatasetError(StartError):
     """A table is not in the standard form, or its package is not installed."""
 
 

@@ -18,7 +18,7 @@ def run_schedule(config: Config, stop: threading.Event) -> None:
 
 
 def retrain_now(config: Config, through_ms: int | None, progress: Progress) -> str:
-    """Train and publish one bundle; returns its id. Raises StartError when there is nothing to train or a gate fails."""
+    """Train and publish one bundle; returns its id. Raises StartError: nothing to train, or a gate."""
     torch.set_num_threads(config.update.retrain_threads)
     try:
         return full_retrain(config).run(through_ms, progress)

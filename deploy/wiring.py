@@ -1,4 +1,4 @@
-"""Builds the objects of every room from the one configuration. Nothing else in the project knows all of them."""
+"""Builds the objects of every room from the configuration; nothing else in the project knows all of them."""
 
 import subprocess
 from importlib import metadata
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from deploy.addresses import resolved
 from deploy.config import Config
 from models.catalogue_columns import CatalogueColumns
 from models.pointer import PointerStore
 from models.registry import Registry
 from stream.archive import ArchiveReader
 from stream.catalogue import Catalogue
+from stream.producer import EventProducer
 from updater.incremental import CatalogueAt, IncrementalUpdater
 from updater.retrain import FullRetrain, Provenance
 from updater.schedule import DailyJob, Schedule
@@ -38,7 +40,7 @@ def registry(config: Config) -> Registry:
 
 def pointer(config: Config) -> PointerStore:
     """The served version, with change notices through Redis."""
-    return PointerStore(config.registry_dir, config.redis.url)
+    return PointerStore(config.registry_dir, resolved(config).redis.url)
 
 
 def catalogue_at(config: Config) -> CatalogueAt:
@@ -57,6 +59,11 @@ def catalogue_at(config: Config) -> CatalogueAt:
 
 def _same(old: pa.Table, new: pa.Table) -> bool:
     return old is new or old.equals(new)
+
+
+def open_producer(config: Config) -> EventProducer:
+    """Events into Kafka. Raises Unreachable when no broker answers."""
+    return EventProducer(resolved(config).kafka)
 
 
 def incremental_updater(config: Config) -> IncrementalUpdater:

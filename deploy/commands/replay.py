@@ -63,11 +63,13 @@ def run(
     from deploy.datasets import completejourney, read_events
     from deploy.event_ids import derived_event_ids
     from deploy.replay import replay
-    from deploy.wiring import open_producer
+    from stream.producer import EventProducer
 
     settings = configured(config, data_dir, kafka)
     path = completejourney(settings.data_dir).events if table == "completejourney" else Path(table)
-    with open_producer(settings) as producer:  # first: an absent broker shows before a long table is read
+    with EventProducer(
+        settings.kafka
+    ) as producer:  # first: an absent broker shows before a long table is read
         events = read_events(path, from_ms, to_ms)
         if "event_id" not in events.column_names:
             events = events.append_column("event_id", derived_event_ids(events))

@@ -72,11 +72,10 @@ def test_an_absent_broker_is_one_line_with_address_and_setting(verb: list[str], 
 
 
 @pytest.mark.parametrize("verb", ["consume", "serve"])
-def test_an_absent_store_is_one_line_with_address_and_setting(
-    verb: str, tmp_path: Path, broker: EmbeddedBroker
-) -> None:
+def test_an_absent_store_is_one_line_with_address_and_setting(verb: str, tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
-    done = freshrecall(verb, "--kafka", broker.address, "--redis", url, "--data-dir", str(tmp_path))
+    with EmbeddedBroker(tmp_path) as broker:
+        done = freshrecall(verb, "--kafka", broker.address, "--redis", url, "--data-dir", str(tmp_path))
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     line = done.stderr.splitlines()[-1]
