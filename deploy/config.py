@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from deploy.embedded_config import EmbeddedConfig
 from models.index import IndexConfig
 from models.model_config import FeatureConfig, ModelConfig
+from serving.config import ServingConfig
 from stream.archive import ArchiveConfig
 from stream.topics import KafkaConfig
 from updater.config import ScheduleConfig, UpdateConfig
@@ -44,6 +45,7 @@ class Config(BaseModel):
         description="Recall models by name; the name is a folder of the bundle.",
     )
     index: IndexConfig = Field(default_factory=IndexConfig, description="The item index of every model.")
+    serving: ServingConfig = Field(default_factory=ServingConfig, description="The HTTP API.")
     update: UpdateConfig = Field(default_factory=UpdateConfig, description="Deltas and bundles.")
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="The daily full retrain.")
 

@@ -77,7 +77,7 @@ def _markdown_lines(model: type[BaseModel], path: str) -> Iterator[str]:
         yield "|---|---|---|---|"
         for name, field in own.items():
             row = (f"`{name}`", _type_name(field.annotation), _default(field), field.description or "")
-            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            yield "| " + " | ".join(_escaped(cell) for cell in row) + " |"
         yield ""
     for name, field in model.model_fields.items():
         section = _section(field)
@@ -86,6 +86,10 @@ def _markdown_lines(model: type[BaseModel], path: str) -> Iterator[str]:
             header = f"{path}.{name}" if path else name
             wrapped = {"model": f"[{header}]", "dict": f"[{header}.<name>]", "list": f"[[{header}]]"}[kind]
             yield from _markdown_lines(inner, wrapped if not path else header)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _section(field: FieldInfo) -> tuple[str, type[BaseModel]] | None:

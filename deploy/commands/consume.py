@@ -17,6 +17,7 @@ def run(
     from deploy.signals import stop_on_signals
 
     stop = stop_on_signals()
+    settings = configured(config, data_dir, kafka, redis)
     from deploy.consumer import run_consumer
 
-    run_consumer(configured(config, data_dir, kafka, redis), stop)
+    run_consumer(settings, stop)

@@ -66,10 +66,8 @@ def run(
     from stream.producer import EventProducer
 
     settings = configured(config, data_dir, kafka)
-    path = completejourney(settings.data_dir).events if table == "completejourney" else Path(table)
-    with EventProducer(
-        settings.kafka
-    ) as producer:  # first: an absent broker shows before a long table is read
+    with EventProducer(settings.kafka) as producer:  # first, so that an absent broker shows at once
+        path = completejourney(settings.data_dir).events if table == "completejourney" else Path(table)
         events = read_events(path, from_ms, to_ms)
         if "event_id" not in events.column_names:
             events = events.append_column("event_id", derived_event_ids(events))

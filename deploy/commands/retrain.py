@@ -29,11 +29,11 @@ def run(
 
         freshrecall retrain --through 1512086400000
     """
+    settings = configured(config, data_dir, redis=redis)
     from rich.progress import Progress
 
     from deploy.scheduler import retrain_now
 
-    settings = configured(config, data_dir, redis=redis)
     with Progress() as bar:
         tasks: dict[str, TaskID] = {}
 

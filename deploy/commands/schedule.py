@@ -17,6 +17,7 @@ def run(
     from deploy.signals import stop_on_signals
 
     stop = stop_on_signals()
+    settings = configured(config, data_dir, kafka, redis)
     from deploy.scheduler import run_schedule
 
-    run_schedule(configured(config, data_dir, kafka, redis), stop)
+    run_schedule(settings, stop)

@@ -22,6 +22,7 @@ def run(
 
         curl -s localhost:8000/v1/recall -d '{"user_id": 900, "k": 10}'
     """
+    settings = configured(config, data_dir, kafka, redis, port)
     from deploy.server import run_server
 
-    run_server(configured(config, data_dir, kafka, redis, port))
+    run_server(settings)
