@@ -13,7 +13,7 @@ LOOPBACK = "127.0.0.1"
 
 def resolved(config: "Config") -> "Config":
     """The configuration with addresses instead of "embedded". Raises ConfigError for a port that is any."""
-    changes = {}
+    changes: dict[str, object] = {}
     if config.kafka.bootstrap == EMBEDDED:
         address = f"{LOOPBACK}:{_port(config.embedded.broker_port, 'broker_port', 'kafka.bootstrap')}"
         changes["kafka"] = config.kafka.model_copy(update={"bootstrap": address})

@@ -45,7 +45,8 @@ def _column_hash(column: pa.Array, seed: int) -> UInt64:
         for text in encoded.dictionary.to_pylist()
     )
     hashes = np.append(np.frombuffer(digests, dtype="<u8"), np.uint64(seed >> 1))
-    return hashes[np.asarray(pc.fill_null(encoded.indices, len(encoded.dictionary)))]
+    codes: npt.NDArray[np.int32] = np.asarray(pc.fill_null(encoded.indices, len(encoded.dictionary)))
+    return hashes[codes]
 
 
 def _mixed(values: UInt64) -> UInt64:

@@ -1,0 +1,67 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from deploy.addresses import resolved
+from deploy.config import Config
+from deploy.config_load import load
+from deploy.errors import ConfigError
+
+
+def models(value: object) -> Iterator[BaseModel]:
+    if isinstance(value, BaseModel):
+        yield value
+        for name in type(value).model_fields:
+            yield from models(getattr(value, name))
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from models(item)
+
+
+def test_every_key_of_every_section_is_explained_and_no_other_is_taken() -> None:
+    for model in models(Config()):
+        kind = type(model)
+        assert kind.model_config.get("extra") == "forbid", kind
+        assert kind.model_config.get("frozen"), kind
+        assert kind.__doc__, kind
+        for name, field in kind.model_fields.items():
+            assert field.description, f"{kind.__name__}.{name}"
+
+
+def test_the_reference_in_the_docs_is_current() -> None:
+    from deploy import reference
+
+    assert reference.is_current(Path(__file__).parents[2] / "docs" / "operating.md", Config), (
+        "run `make docs`"
+    )
+
+
+def test_embedded_addresses_are_the_loopback_ports(tmp_path: Path) -> None:
+    config = load(Config, environment={"FRESHRECALL__EMBEDDED__BROKER_PORT": "1234"})
+    assert resolved(config).kafka.bootstrap == "127.0.0.1:1234"
+    assert resolved(config).redis.url == "redis://127.0.0.1:16379/0"
+
+
+def test_given_addresses_stay() -> None:
+    config = load(Config, None, {"kafka.bootstrap": "a:1,b:2", "redis.url": "redis://c:3/1"}, {})
+    assert resolved(config) == config
+
+
+def test_any_free_port_is_known_to_up_only() -> None:
+    config = load(Config, None, {"embedded.store_port": 0}, {})
+    with pytest.raises(ConfigError, match=r"redis\.url: embedded, but embedded\.store_port is 0"):
+        resolved(config)
+
+
+def test_features_and_models_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text(
+        '[models.a]\nkind = "youtube_dnn"\n[models.b]\ndim = 32\n'
+        '[[features]]\nname = "brand"\nsource = "item"\n[[features]]\nname = "age"\nsource = "user"\n'
+    )
+    config = load(Config, file, environment={"FRESHRECALL__MODELS__B__TAU": "0.1"})
+    assert config.models["a"].kind == "youtube_dnn"
+    assert (config.models["b"].dim, config.models["b"].tau) == (32, 0.1)
+    assert [feature.table for feature in config.features] == ["item.brand", "user.age"]
