@@ -1,0 +1,194 @@
+"""Audit mode: answers with everything that went into them, and the same answers computed again from the
+files.
+
+A line of the audit file holds the request, the part of the profile that was read, and the answer.
+`recompute` opens the bundle and the deltas that the answer names, on its own, merges them without the
+serving index, and compares.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from models.arrays import Float32Array, Float64Array
+from models.bundle import POPULARITY_FILE
+from models.delta import PopularityList
+from models.index import load_items
+from models.registry import Registry
+from serving.profile import Profile
+from serving.recall import POPULARITY, moment_of
+from serving.schema import RecallAnswer, RecallRequest
+from serving.snapshot import ITEM_TABLE, LoadTower, UserTower
+from stream.keys import encode_id
+
+RELATIVE_TOLERANCE = 1e-5
+
+
+class AuditedEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One entry of the history that was read."""
+
+    item_id: str
+    kind: str
+    ts_ms: int
+
+
+class AuditRecord(msgspec.Struct, frozen=True):
+    """One answer with its inputs."""
+
+    request: RecallRequest
+    ts_ms: int
+    history: list[AuditedEntry]
+    attributes: dict[str, str]
+    answer: RecallAnswer
+
+
+class AuditLog:
+    """Appends records to a JSON lines file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = path.open("ab")
+        self._encoder = msgspec.json.Encoder()
+        self._lock = threading.Lock()
+
+    def write(self, request: RecallRequest, ts_ms: int, profile: Profile, answer: RecallAnswer) -> None:
+        """Append one answer."""
+        history = [AuditedEntry(e.item_id, e.kind, e.ts_ms) for e in profile.history]
+        record = AuditRecord(request, ts_ms, history, dict(profile.attributes), answer)
+        with self._lock:
+            self._file.write(self._encoder.encode(record) + b"\n")
+
+    def flush(self) -> None:
+        """Make what was written visible to readers."""
+        with self._lock:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+
+
+def read_audit(path: Path) -> list[AuditRecord]:
+    """Every whole record of an audit file."""
+    decoder = msgspec.json.Decoder(AuditRecord)
+    with path.open("rb") as file:
+        return [decoder.decode(line) for line in file if line.endswith(b"\n")]
+
+
+class Recomputed(msgspec.Struct, frozen=True):
+    """The comparison of one answer with its recomputation.
+
+    mixed: what differs beyond the tolerance, "" = nothing. error: largest difference relative to |u||v|.
+    """
+
+    mixed: str
+    error: float
+    items: int
+
+
+class AuditCheck:
+    """Recomputes audited answers; keeps the last versions it opened."""
+
+    def __init__(self, registry: Registry, load_tower: LoadTower, keep: int = 2) -> None:
+        self.registry, self.load_tower, self.keep = registry, load_tower, keep
+        self._versions: dict[tuple[str, int], _Version] = {}
+
+    def recompute(self, record: AuditRecord) -> Recomputed:
+        """Compute every score of an answer again. Raises ArtifactError or MissingDelta when files are
+        gone.
+        """
+        answer = record.answer
+        version = self._version(answer.bundle, answer.delta)
+        if version.watermark_ms != answer.watermark_ms:
+            return Recomputed(
+                f"watermark_ms: expected {version.watermark_ms}, got {answer.watermark_ms}", 0.0, 0
+            )
+        users: dict[str, Float64Array] = {}
+        worst, mixed = 0.0, ""
+        for item in answer.items:
+            key = encode_id(item.id)
+            if item.channel == POPULARITY:
+                expected, scale = version.popular.get(key), abs(item.score)
+            else:
+                if item.channel not in users:
+                    tower = version.towers[item.channel]
+                    user = encode_id(record.request.user_id)
+                    moment = moment_of(
+                        tower.config,
+                        user,
+                        record.ts_ms,
+                        record.history,
+                        record.request.context,
+                        record.attributes,
+                    )
+                    users[item.channel] = tower.user_vectors(moment)[0].astype(np.float64)
+                vector = version.vectors[item.channel].get(key)
+                expected, scale = None, 0.0
+                if vector is not None:
+                    expected = float(users[item.channel] @ vector)
+                    scale = float(np.linalg.norm(users[item.channel]) * np.linalg.norm(vector))
+            if expected is None:
+                mixed = mixed or f"{item.channel}/{item.id!r}: expected no such item, got score {item.score}"
+                continue
+            error = abs(expected - item.score) / max(scale, 1e-12)
+            worst = max(worst, error)
+            if error > RELATIVE_TOLERANCE:
+                mixed = mixed or f"{item.channel}/{item.id!r}: expected score {expected}, got {item.score}"
+        return Recomputed(mixed, worst, len(answer.items))
+
+    def _version(self, bundle: str, delta: int) -> _Version:
+        if (bundle, delta) not in self._versions:
+            while len(self._versions) >= self.keep:
+                self._versions.pop(next(iter(self._versions)))
+            self._versions[bundle, delta] = _Version(self.registry, self.load_tower, bundle, delta)
+        return self._versions[bundle, delta]
+
+
+def recompute(record: AuditRecord, registry: Registry, load_tower: LoadTower) -> Recomputed:
+    """Compute the scores of one answer again from the files it names (AuditCheck keeps files open for
+    many).
+    """
+    return AuditCheck(registry, load_tower).recompute(record)
+
+
+class _Version:
+    """Bundle and deltas merged plainly: dictionaries instead of the serving index."""
+
+    def __init__(self, registry: Registry, load_tower: LoadTower, bundle: str, delta: int) -> None:
+        opened = registry.open_bundle(bundle)
+        self.watermark_ms: int = opened.manifest["watermark_ms"]
+        self.towers: dict[str, UserTower] = {}
+        self.vectors: dict[str, dict[str, Float32Array]] = {}
+        popularity = PopularityList()
+        if opened.has(POPULARITY_FILE):
+            popularity = PopularityList.from_tensors(opened.tensors(POPULARITY_FILE))
+        for name in opened.manifest["models"]:
+            items = load_items(opened, name)
+            self.towers[name] = load_tower(opened, name)
+            self.vectors[name] = dict(zip(items.keys.to_pylist(), items.base.vectors, strict=True))
+        for ref in registry.chain(bundle, 0, delta):
+            change = registry.open_delta(ref)
+            self.watermark_ms = change.fields.watermark_ms
+            popularity = change.popularity or popularity
+            for name, tables in change.tables.items():
+                rows: dict[str, tuple[pa.Array, Float32Array]] = {
+                    t: (r.keys, r.rows) for t, r in tables.items()
+                }
+                gone: Mapping[str, pa.Array] = {t: r.tombstones for t, r in tables.items()}
+                self.towers[name] = self.towers[name].with_rows(rows, gone)
+                if ITEM_TABLE in tables:
+                    for key in tables[ITEM_TABLE].tombstones.to_pylist():
+                        self.vectors[name].pop(key, None)
+                    vectors = tables[ITEM_TABLE].vectors
+                    if vectors is not None:
+                        self.vectors[name].update(
+                            zip(tables[ITEM_TABLE].keys.to_pylist(), vectors, strict=True)
+                        )
+        self.popular = dict(zip(popularity.keys.to_pylist(), popularity.scores.tolist(), strict=True))

@@ -1,0 +1,204 @@
+"""The HTTP API: routes, status codes, JSON in and out. Everything a request reads comes from one snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serving.audit import AuditLog
+from serving.config import ServingConfig
+from serving.errors import BadRequest, NotFound
+from serving.metrics import CONTENT_TYPE, ServingMetrics
+from serving.openapi import document
+from serving.profile import NO_PROFILE, Profile, ProfileSource
+from serving.recall import recall, similar
+from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallRequest
+from serving.snapshot import Snapshot
+from serving.swap import Swapper
+from serving.validation import decode, key_text, whole_number
+from stream.event import Event
+
+PublishEvents = Callable[[Sequence[Event]], object]
+Handler = Callable[[Request], Awaitable[Response]]
+_LOG = logging.getLogger(__name__)
+_ENCODE = msgspec.json.Encoder().encode
+_RECALL = msgspec.json.Decoder(RecallRequest).decode
+_EVENT = msgspec.json.Decoder(PostedEvent).decode
+_EVENTS = msgspec.json.Decoder(list[PostedEvent]).decode
+_DOCS = Path(__file__).parent / "static" / "docs.html"
+
+
+class NotReady(RuntimeError):
+    """There is no snapshot yet, or the stream does not take events: try again later."""
+
+
+class Api:
+    """The handlers, and what they need. Built by `build_app`."""
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        swapper: Swapper,
+        profiles: ProfileSource,
+        events: PublishEvents,
+        audit: AuditLog | None = None,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        seed: int = 0,
+    ) -> None:
+        self.config, self.swapper, self.profiles, self.events = config, swapper, profiles, events
+        self.audit, self.now_ms, self.metrics = audit, now_ms, swapper.metrics
+        self._sampling = random.Random(seed)
+        self._openapi = _ENCODE(document())
+
+    def snapshot(self) -> Snapshot:
+        """The served snapshot: read this once per request."""
+        snapshot = self.swapper.served.snapshot
+        if snapshot is None:
+            why = self.swapper.last_refusal or "no bundle has been published and pointed to yet"
+            raise NotReady(f"no snapshot is served: {why}")
+        return snapshot
+
+    async def recall(self, request: Request) -> Response:
+        """POST /v1/recall."""
+        body = decode(_RECALL, await request.body())
+        self.snapshot()  # without one, there is no reason to ask for the profile
+        profile, degraded = await self._profile(key_text(body.user_id, "$.user_id"))
+        snapshot = self.snapshot()
+        ts_ms = body.ts_ms or self._moment_ms(snapshot, profile)
+        with torch.inference_mode():
+            answer = recall(snapshot, body, profile, ts_ms, uuid.uuid4().hex, degraded)
+        if not profile.history:
+            self.metrics.cold.inc()
+        if self.audit and self._sampling.random() < self.config.audit_share:
+            self.audit.write(body, ts_ms, profile, answer)
+            self.metrics.audited.inc()
+        return _json(answer)
+
+    async def similar(self, request: Request) -> Response:
+        """GET /v1/items/{id}/similar."""
+        text, query = request.path_params["id"], request.query_params
+        k = whole_number(query.get("k", "50"), "query k", 1, MAX_K)
+        keys = [key_text(text, "path id")]
+        if text.lstrip("-").isdecimal() and len(text) <= 19:
+            # A path has no types: the string "5" is tried first, then the number 5.
+            keys.append(key_text(int(text), "path id"))
+        return _json(similar(self.snapshot(), keys, k, query.get("model", "")))
+
+    async def post_events(self, request: Request) -> Response:
+        """POST /v1/events."""
+        body = await request.body()
+        single = not body.lstrip().startswith(b"[")
+        posted = [decode(_EVENT, body)] if single else decode(_EVENTS, body)
+        now_ms = self.now_ms()
+        for at, event in enumerate(posted):
+            where = "$" if single else f"$[{at}]"
+            key_text(event.user_id, f"{where}.user_id")
+            if event.item_id is not None:
+                key_text(event.item_id, f"{where}.item_id")
+        events = [event.event(uuid.uuid4().hex, now_ms) for event in posted]
+        try:
+            await asyncio.to_thread(self.events, events)
+        except Exception as error:  # whatever the stream's client raises; the client may try again
+            _LOG.exception("events were not taken in")
+            raise NotReady(f"the stream did not take the events: {error}") from error
+        self.metrics.events.inc(len(events))
+        return _json(EventsAnswer(len(events), [event.event_id for event in events]), 202)
+
+    async def health(self, request: Request) -> Response:
+        """GET /healthz: the process is alive."""
+        return _json(Health("alive"))
+
+    async def ready(self, request: Request) -> Response:
+        """GET /readyz: there is a snapshot."""
+        snapshot = self.snapshot()
+        return _json(Health("ready", "", snapshot.bundle, snapshot.delta, snapshot.watermark_ms))
+
+    async def metrics_text(self, request: Request) -> Response:
+        """GET /metrics."""
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def openapi(self, request: Request) -> Response:
+        """GET /openapi.json."""
+        return Response(self._openapi, media_type="application/json")
+
+    async def docs(self, request: Request) -> Response:
+        """GET /docs: a page that needs nothing but this server."""
+        return Response(_DOCS.read_bytes(), media_type="text/html")
+
+    async def _profile(self, user_key: str) -> tuple[Profile, tuple[str, ...]]:
+        try:
+            async with asyncio.timeout(self.config.profile_timeout_s):
+                return await self.profiles.fetch(user_key), ()
+        except Exception as error:  # a store that is away must not take recall down with it
+            self.metrics.profile_failures.inc()
+            return NO_PROFILE, (f"profile: {type(error).__name__}: {str(error)[:200]}",)
+
+    def _moment_ms(self, snapshot: Snapshot, profile: Profile) -> int:
+        """The moment of a request that names none, never before what the user did last."""
+        now_ms = self.now_ms() if self.config.clock == "wall" else snapshot.watermark_ms
+        return max(now_ms, profile.history[-1].ts_ms) if profile.history else now_ms
+
+
+def build_app(api: Api) -> Starlette:
+    """The ASGI application."""
+    routes: list[tuple[str, str, Handler]] = [
+        ("POST", "/v1/recall", api.recall),
+        ("POST", "/v1/events", api.post_events),
+        ("GET", "/v1/items/{id:path}/similar", api.similar),
+        ("GET", "/healthz", api.health),
+        ("GET", "/readyz", api.ready),
+        ("GET", "/metrics", api.metrics_text),
+        ("GET", "/openapi.json", api.openapi),
+        ("GET", "/docs", api.docs),
+    ]
+    return Starlette(
+        routes=[
+            Route(path, _observed(path, handler, api.metrics), methods=[method])
+            for method, path, handler in routes
+        ]
+    )
+
+
+def _observed(route: str, handler: Handler, metrics: ServingMetrics) -> Handler:
+    """The handler with its errors as answers, counted and timed."""
+    latency = metrics.latency.labels(route)
+    fine = metrics.requests.labels(route, "200")
+
+    async def observed(request: Request) -> Response:
+        began = time.perf_counter()
+        try:
+            response = await handler(request)
+        except BadRequest as error:
+            response = _json(Problem(error.what, error.where, error.expected, error.got), 422)
+        except NotFound as error:
+            response = _json(Problem(str(error)), 404)
+        except NotReady as error:
+            response = _json(Problem(str(error)), 503)
+        except Exception as error:
+            _LOG.exception("%s failed", route)
+            response = _json(Problem(f"internal error: {type(error).__name__}"), 500)
+        if response.status_code == 200:
+            fine.inc()
+        else:
+            metrics.requests.labels(route, str(response.status_code)).inc()
+        latency.observe(time.perf_counter() - began)
+        return response
+
+    return observed
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(_ENCODE(body), status, media_type="application/json")

@@ -1,0 +1,55 @@
+"""Prometheus metrics of one server."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class ServingMetrics:
+    """Counters and clocks of one server, in a registry of their own (several servers may live in one
+    process).
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.requests = Counter(
+            "freshrecall_requests", "Requests by route and status.", ["route", "status"], registry=r
+        )
+        self.latency = Histogram(
+            "freshrecall_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=r
+        )
+        self.profile_failures = Counter(
+            "freshrecall_profile_failures", "Requests answered without the user's profile.", registry=r
+        )
+        self.cold = Counter("freshrecall_cold_answers", "Answers for users without history.", registry=r)
+        self.events = Counter("freshrecall_events_accepted", "Events handed to the stream.", registry=r)
+        self.audited = Counter(
+            "freshrecall_audited_answers", "Answers written to the audit file.", registry=r
+        )
+        self.bundles = Counter("freshrecall_bundles_swapped", "Bundles swapped in.", registry=r)
+        self.deltas = Counter("freshrecall_deltas_applied", "Deltas swapped in.", registry=r)
+        self.refused = Counter(
+            "freshrecall_swaps_refused",
+            "Versions refused; the old one keeps serving.",
+            ["reason"],
+            registry=r,
+        )
+        self.recovered = Counter(
+            "freshrecall_swaps_recovered", "Swaps that went around a damaged or missing delta.", registry=r
+        )
+        self.swap_seconds = Histogram(
+            "freshrecall_swap_seconds", "Time from seeing a new pointer to serving it.", registry=r
+        )
+        self.watermark_ms = Gauge(
+            "freshrecall_watermark_ms", "Event time the served version is at.", registry=r
+        )
+        self.delta = Gauge("freshrecall_delta", "Sequence of the served delta.", registry=r)
+        self.loaded_ms = Gauge("freshrecall_snapshot_loaded_ms", "Wall time of the last swap.", registry=r)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,142 @@
+"""From a request, a profile and one snapshot to an answer. Pure: no clock, no I/O, no state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from models.arrays import Float32Array, Int64Array
+from models.moments import Moments, one_moment
+from serving.errors import NotFound
+from serving.merge import snake_merge
+from serving.profile import HistoryEntry, Profile
+from serving.schema import Explanation, RecallAnswer, RecalledItem, RecallRequest, SimilarAnswer
+from serving.snapshot import Channel, Snapshot, TowerConfig
+from serving.validation import key_text
+from stream.keys import decode_id
+
+POPULARITY = "popularity"
+Ranking = list[tuple[str, float]]
+
+
+def recall(
+    snapshot: Snapshot,
+    request: RecallRequest,
+    profile: Profile,
+    ts_ms: int,
+    request_id: str,
+    degraded: Sequence[str] = (),
+) -> RecallAnswer:
+    """Answer one request from one snapshot.
+
+    A user without history gets the towers' items (from the user's row and the context) in turn with what is
+    popular. ts_ms: moment of the request. Raises BadRequest for an ID that is none.
+    """
+    user = key_text(request.user_id, "$.user_id")
+    excluded = {key_text(item, f"$.exclude[{at}]") for at, item in enumerate(request.exclude)}
+    if request.exclude_seen:
+        excluded.update(profile.consumed)
+    excluded_keys = pa.array(list(excluded), pa.string()) if excluded else None
+    names: list[str] = []
+    rankings: list[Ranking] = []
+    history = 0
+    for name, channel in snapshot.channels.items():
+        moment = moment_of(
+            channel.tower.config, user, ts_ms, profile.history, request.context, profile.attributes
+        )
+        history = max(history, len(moment.history_id))
+        names.append(name)
+        rankings.append(_from_tower(channel, moment, request.k, excluded_keys))
+    popular = _popular(snapshot, request.k, excluded)
+    cold = history == 0
+    if cold:
+        names, rankings = [POPULARITY, *names], [popular, *rankings]
+    items = [
+        RecalledItem(decode_id(rankings[at][place][0]), rankings[at][place][1], names[at])
+        for at, place in snake_merge(rankings, request.k)
+    ]
+    if not cold and len(items) < request.k:
+        items += _fill(items, popular, request.k)
+    explain = None
+    if request.explain:
+        counts: dict[str, int] = {}
+        for item in items:
+            counts[item.channel] = counts.get(item.channel, 0) + 1
+        explain = Explanation(ts_ms, cold, history, len(excluded), counts)
+    return RecallAnswer(
+        items,
+        snapshot.bundle,
+        snapshot.delta,
+        snapshot.watermark_ms,
+        0,
+        profile.position,
+        request_id,
+        list(degraded),
+        explain,
+    )
+
+
+def moment_of(
+    config: TowerConfig,
+    user: str,
+    ts_ms: int,
+    history: Sequence[HistoryEntry],
+    context: Mapping[str, str],
+    attributes: Mapping[str, str],
+) -> Moments:
+    """The input of a user tower: of the history, the newest entries of the kinds the model was trained on.
+
+    What happened after the moment is not yet history.
+    """
+    kinds = config.positives
+    entries = [(e.item_id, e.ts_ms) for e in history if e.kind in kinds and e.item_id and e.ts_ms <= ts_ms]
+    return one_moment(user, ts_ms, entries[-config.history_length :], context, attributes)
+
+
+def similar(snapshot: Snapshot, keys: Sequence[str], k: int, model: str = "") -> SimilarAnswer:
+    """The k items nearest to the first of `keys` that exists, by the vectors of `model` ("" = the first).
+
+    Raises NotFound.
+    """
+    if not snapshot.channels or (model and model not in snapshot.channels):
+        raise NotFound(f"model: expected one of {', '.join(snapshot.channels)}, got {model!r}")
+    name = model or next(iter(snapshot.channels))
+    items = snapshot.channels[name].items
+    positions = items.lookup(pa.array(keys, pa.string()))
+    known = positions[positions >= 0][:1]
+    if not len(known):
+        raise NotFound(f"item: expected an item of {snapshot.bundle}/{snapshot.delta}, got {keys[0]!r}")
+    found = _ranked(items.search(items.vectors_of(known), k, [known]), snapshot.channels[name])
+    answer = [RecalledItem(decode_id(key), score, name) for key, score in found]
+    return SimilarAnswer(answer, snapshot.bundle, snapshot.delta, snapshot.watermark_ms)
+
+
+def _from_tower(channel: Channel, moment: Moments, k: int, excluded_keys: pa.Array | None) -> Ranking:
+    u_BD = channel.tower.user_vectors(moment)
+    excluded = None if excluded_keys is None else [channel.items.lookup(excluded_keys)]
+    return _ranked(channel.items.search(u_BD, k, excluded), channel)
+
+
+def _ranked(found: tuple[Float32Array, Int64Array], channel: Channel) -> Ranking:
+    scores, positions = found[0][0], found[1][0]
+    if len(positions) and positions[-1] < 0:
+        scores, positions = scores[positions >= 0], positions[positions >= 0]
+    return list(zip(channel.items.keys_of(positions), scores.tolist(), strict=True))
+
+
+def _popular(snapshot: Snapshot, k: int, excluded: set[str]) -> Ranking:
+    found: Ranking = []
+    for key, score in zip(snapshot.popular_keys, snapshot.popular_scores, strict=True):
+        if key not in excluded:
+            found.append((key, score))
+            if len(found) == k:
+                break
+    return found
+
+
+def _fill(items: list[RecalledItem], popular: Ranking, k: int) -> list[RecalledItem]:
+    """Popular items for the places that the towers left empty."""
+    taken = {(type(item.id), item.id) for item in items}
+    rest = [RecalledItem(decode_id(key), score, POPULARITY) for key, score in popular]
+    return [item for item in rest if (type(item.id), item.id) not in taken][: k - len(items)]

@@ -1,0 +1,148 @@
+"""Hot swap: follow the pointer, load the new version beside the old one, check it, replace one reference.
+
+Whatever is wrong with a new version, the old one keeps serving: damaged deltas are gone around through the
+chain or a cumulative one, what cannot be loaded is refused, counted, and tried again later.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from models.artifact import ArtifactError
+from models.index import set_search_threads
+from models.pointer import Pointer, PointerStore
+from models.registry import DeltaRef, MissingDelta, Registry
+from serving.config import ServingConfig
+from serving.errors import SnapshotRefused
+from serving.metrics import ServingMetrics
+from serving.snapshot import LoadTower, Snapshot
+
+_LOG = logging.getLogger(__name__)
+
+
+class Served:
+    """The one reference that requests read, once each."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+
+
+class Swapper:
+    """Brings `served` to where the pointer points. One thread calls `follow` (or `step` in tests)."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        pointer: PointerStore,
+        served: Served,
+        config: ServingConfig,
+        load_tower: LoadTower,
+        metrics: ServingMetrics,
+        clock_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.registry, self.pointer, self.served, self.config = registry, pointer, served, config
+        self.load_tower, self.metrics, self.clock_s = load_tower, metrics, clock_s
+        self.last_refusal = ""
+        self._refused: tuple[str, int] | None = None
+        self._retry_at_s = 0.0
+
+    def follow(self, stop: threading.Event) -> None:
+        """Follow the pointer until `stop`: by its notices, and by reading it every `poll_interval_s`."""
+        set_search_threads(self.config.threads)
+        with self.pointer.notices() as notices:
+            while not stop.is_set():
+                self.step()
+                notices.wait(self.config.poll_interval_s, stop)
+
+    def step(self) -> bool:
+        """Look at the pointer once; True when a new version was swapped in. Never raises for a bad
+        version.
+        """
+        try:
+            pointer = self.pointer.get()
+        except ValueError as error:
+            self._refuse(None, error)
+            return False
+        current = self.served.snapshot
+        if pointer is None or (
+            current and (current.bundle, current.delta) == (pointer.bundle, pointer.delta)
+        ):
+            return False
+        if self._refused == (pointer.bundle, pointer.delta) and self.clock_s() < self._retry_at_s:
+            return False
+        began = time.perf_counter()
+        try:
+            snapshot = self.load(pointer, current)
+        except (
+            ArtifactError,
+            MissingDelta,
+            SnapshotRefused,
+            OSError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+        ) as error:
+            self._refuse(pointer, error)
+            return False
+        self.served.snapshot = snapshot
+        self._refused, self.last_refusal = None, ""
+        self._count(snapshot, current, time.perf_counter() - began)
+        return True
+
+    def load(self, pointer: Pointer, current: Snapshot | None = None) -> Snapshot:
+        """The snapshot a pointer names, from `current` where that shortens the way."""
+        start = current
+        if current and (current.bundle != pointer.bundle or current.delta > pointer.delta):
+            start = None
+        damaged: set[DeltaRef] = set()
+        while True:
+            snapshot = start or self._load_bundle(pointer.bundle)
+            try:
+                chain = self.registry.chain(pointer.bundle, snapshot.delta, pointer.delta, damaged)
+            except MissingDelta:
+                if start is None:
+                    raise
+                # No way on from here; perhaps there is one from the bundle.
+                start = None
+                self.metrics.recovered.inc()
+                continue
+            for ref in chain:
+                try:
+                    snapshot = snapshot.with_delta(self.registry.open_delta(ref))
+                except (ArtifactError, SnapshotRefused) as error:
+                    _LOG.error("delta refused, looking for another way: %s", error)
+                    self.metrics.refused.labels("delta").inc()
+                    self.last_refusal = str(error)
+                    damaged.add(ref)
+                    break
+            else:
+                if damaged:
+                    self.metrics.recovered.inc()
+                snapshot.warm()
+                return snapshot
+
+    def _load_bundle(self, bundle: str) -> Snapshot:
+        return Snapshot.load(self.registry.open_bundle(bundle), self.load_tower, self.config.models)
+
+    def _refuse(self, pointer: Pointer | None, error: Exception) -> None:
+        self.last_refusal = str(error)
+        self.metrics.refused.labels("pointer" if pointer is None else "version").inc()
+        if pointer:
+            self._refused = (pointer.bundle, pointer.delta)
+            self._retry_at_s = self.clock_s() + self.config.retry_interval_s
+        name = f"{pointer.bundle}/{pointer.delta}" if pointer else "the pointer"
+        _LOG.error("%s refused, the old snapshot keeps serving: %s: %s", name, type(error).__name__, error)
+
+    def _count(self, snapshot: Snapshot, before: Snapshot | None, seconds: float) -> None:
+        same = before is not None and before.bundle == snapshot.bundle
+        if not same:
+            self.metrics.bundles.inc()
+        self.metrics.deltas.inc(max(0, snapshot.delta - (before.delta if before and same else 0)))
+        self.metrics.swap_seconds.observe(seconds)
+        self.metrics.watermark_ms.set(snapshot.watermark_ms)
+        self.metrics.delta.set(snapshot.delta)
+        self.metrics.loaded_ms.set(self.clock_s() * 1000)
+        _LOG.info("serving %s/%d after %.3f s", snapshot.bundle, snapshot.delta, seconds)
