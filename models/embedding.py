@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
-    BoundsCheckMode,
-    EmbeddingLocation,
-    PoolingMode,
-)
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-    ComputeDevice,
-    SplitTableBatchedEmbeddingBagsCodegen,
-)
 
 from models.arrays import Int64Array, Tensors
 
+with warnings.catch_warnings():  # fbgemm names the parts that its CPU build leaves out
+    warnings.simplefilter("ignore")
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
+        BoundsCheckMode,
+        EmbeddingLocation,
+        PoolingMode,
+    )
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
+
 _EPSILON = 1e-8
+_NO_WEIGHT_GRADIENT = torch.zeros(1, dtype=torch.int32)  # the factors of a bag are not learned
 
 
 class EmbeddingTable:
@@ -87,7 +93,12 @@ class EmbeddingTable:
         """
         if weights is None:  # one compiled variant only: plain sums are weighted by one
             weights = torch.ones(len(indices), dtype=torch.float32)
-        pooled: torch.Tensor = self._table(indices=indices, offsets=offsets, per_sample_weights=weights)
+        pooled: torch.Tensor = self._table(
+            indices=indices,
+            offsets=offsets,
+            per_sample_weights=weights,
+            feature_requires_grad=_NO_WEIGHT_GRADIENT,
+        )
         return pooled
 
     def frozen(

@@ -76,7 +76,12 @@ class ItemStore:
         times = np.full(len(entries), ts_ms, np.int64)
         for place, keys in enumerate(self._features.keys(columns, times)):
             feature = self._features.categories[place]
-            self._categories[entries, place] = tables.observe(feature.table, keys, times)
+            known = tables.ids[feature.table].lookup(keys)
+            new = np.flatnonzero(
+                known < 0
+            )  # reading the same attributes again, after a restart, changes nothing
+            known[new] = tables.observe(feature.table, keys.take(pa.array(new)), times[new])
+            self._categories[entries, place] = known
         self._numbers[entries] = self._features.raw_numbers(columns, times)
 
     def drop(self, entries: Int64Array) -> None:

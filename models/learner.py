@@ -261,7 +261,9 @@ class Learner:
         ids = self._tables.ids["item"]
         live = ids.live_entries()
         live = live[ids.entry_rows[live] > 0]
-        return UnigramSampler(live, ids.counts(live), self.config.negative_power, self.config.seed)
+        return UnigramSampler(
+            live, ids.counts(live), ids.entry_capacity, self.config.negative_power, self.config.seed
+        )
 
     def _mark(self, touched: Rows) -> None:
         for table, parts in touched.items():

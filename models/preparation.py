@@ -42,7 +42,7 @@ class Preparation:
         """
         chosen = pc.and_(
             pc.is_in(events["kind"], value_set=pa.array(self._config.positives)),
-            pc.not_equal(pc.fill_null(events["item_id"], ""), ""),
+            pc.not_equal(key_array(events["item_id"]), ""),
         )
         events = events.filter(chosen).combine_chunks()
         ts_ms = np.array(events["ts_ms"], np.int64)
@@ -84,7 +84,7 @@ class Preparation:
     def _requests(self, request_id: pa.ChunkedArray) -> Int64Array:
         """int64[N] hash of every request; an event without one is a request of its own."""
         hashes = hash_keys(request_id)
-        alone = np.array(pc.equal(pc.fill_null(request_id, ""), "").to_numpy(), np.bool_)
+        alone = np.array(pc.equal(key_array(request_id), "").to_numpy(zero_copy_only=False), np.bool_)
         hashes[alone] = -1 - (self.events_taken + np.flatnonzero(alone))
         return hashes
 

@@ -10,18 +10,22 @@ from models.arrays import Float32Array, Int64Array
 class UnigramSampler:
     """Draws item entries with probability ~ count^power, with replacement, from a counter-based generator.
 
-    entries: int64[N] candidates; counts: int64[N] how often each was seen; power 1 = by frequency, 0 =
+    entries: int64[N] candidates below `capacity`; counts: int64[N] how often each was seen;
+    power 1 = by frequency, 0 =
     uniform.
     """
 
-    def __init__(self, entries: Int64Array, counts: Int64Array, power: float, seed: int) -> None:
+    def __init__(
+        self, entries: Int64Array, counts: Int64Array, capacity: int, power: float, seed: int
+    ) -> None:
         if len(entries) == 0:
             raise ValueError("sampler: no items to draw negatives from; train on at least one target first")
         shares = np.maximum(counts, 1).astype(np.float64) ** power
         self._entries = entries
         self._cumulative = np.cumsum(shares)
         self._seed = seed
-        self._log_share = np.zeros(int(entries.max()) + 1, np.float64)
+        # An entry that is never drawn (no row yet) can be a target all the same: as rare as the rarest.
+        self._log_share = np.full(capacity, np.log(shares.min() / self._cumulative[-1]))
         self._log_share[entries] = np.log(shares / self._cumulative[-1])
 
     def draw(self, n: int, step: int) -> Int64Array:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from models.arrays import Int64Array, Tensors
+from models.arrays import Float32Array, Int64Array, Tensors
 from models.embedding import EmbeddingTable
 from models.id_table import IdTable
 from models.model_config import DAY_MS, FeatureConfig, ModelConfig
@@ -42,8 +42,11 @@ class Tables:
         self.ids: dict[str, IdTable] = {}
         self.rows: dict[str, EmbeddingTable] = {}
         window_ms = int(config.admit_window_days * DAY_MS)
-        for name, width in row_widths(config, features).items():
+        for place, (name, width) in enumerate(sorted(row_widths(config, features).items())):
             self.rows[name] = EmbeddingTable(width, config.lr_rows)
+            self.rows[name].weights[0] = torch.from_numpy(
+                self._noise(place, np.zeros((1, 1), np.int64), width)[0]
+            )
             if ids_name(name) == name:
                 self.ids[name] = IdTable(config.admit_after if name in ("user", "item") else 1, window_ms)
 
@@ -69,9 +72,13 @@ class Tables:
             if name not in names:
                 continue
             untrained = torch.nonzero(rows.momentum[1:] == 0).flatten() + 1
-            cells = untrained.numpy()[:, None] * rows.dim + np.arange(rows.dim)
-            noise = uniform_by_key(cells, 1000 * self._config.seed + place) * 2 - 1
-            rows.weights[untrained] = rows.weights[0] + torch.from_numpy(noise) * self._config.row_init
+            noise = self._noise(place, untrained.numpy()[:, None], rows.dim)
+            rows.weights[untrained] = rows.weights[0] + torch.from_numpy(noise)
+
+    def _noise(self, place: int, rows: Int64Array, width: int) -> Float32Array:
+        """float32[n, width] in -row_init .. row_init, a function of seed, table and row (int64[n, 1])."""
+        uniform = uniform_by_key(rows * width + np.arange(width), 1000 * self._config.seed + place)
+        return (2 * uniform - 1) * np.float32(self._config.row_init)
 
     @contextmanager
     def cold_rows_kept(self, names: frozenset[str]) -> Iterator[None]:

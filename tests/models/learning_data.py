@@ -1,0 +1,101 @@
+"""Small event tables and an in-memory bundle for the learning tests."""
+
+import numpy as np
+import pyarrow as pa
+
+from models.catalogue_columns import CatalogueColumns
+from models.learner import FeatureConfig, Learner, ModelConfig
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+START_MS = 1_700_000_000_000
+
+FEATURES = (
+    FeatureConfig(name="age", source="user", kind="number", transforms=("square", "sqrt", "log")),
+    FeatureConfig(name="town", source="user", dim=4),
+    FeatureConfig(name="device", source="context", dim=4),
+    FeatureConfig(name="scene", source="context", dim=4),
+    FeatureConfig(name="hour_of_day", source="time", dim=4),
+    FeatureConfig(name="example_age", source="time", kind="number"),
+    FeatureConfig(name="colour", source="item", dim=8),
+    FeatureConfig(name="price", source="item", kind="number", transforms=("log",)),
+)
+
+
+def config(kind="two_tower", **changes):
+    small = {
+        "dim": 16, "id_dim": 16, "hidden": (16,), "history_length": 6, "batch_size": 64,
+        "batch_size_incremental": 16, "negatives": 32, "positives": ("purchase",), "epochs_first": 1,
+    }  # fmt: skip
+    return ModelConfig(kind=kind, **{**small, **changes})
+
+
+def events(n=400, users=20, items=40, seed=0, start_ms=START_MS, span_ms=DAY_MS, user_offset=0):
+    rng = np.random.default_rng(seed)
+    ts = np.sort(rng.integers(start_ms, start_ms + span_ms, n))
+    user = rng.integers(0, users, n) + user_offset
+    item = (rng.zipf(1.3, n) + 3 * user) % items  # users differ in taste
+    context = [[("device", "phone" if value % 2 else "desk")] for value in rng.integers(0, 3, n)]
+    return pa.table(
+        {
+            "user_id": pa.array([f"#{value}" if value % 2 else f"u{value}" for value in user]),
+            "item_id": pa.array([f"i{value}" for value in item]),
+            "kind": pa.array(np.where(rng.random(n) < 0.9, "purchase", "view")),
+            "scene": pa.array(np.where(rng.random(n) < 0.5, "home", "")),
+            "request_id": pa.array(np.where(rng.random(n) < 0.2, "", [f"r{t // HOUR_MS}" for t in ts])),
+            "ts_ms": ts,
+            "value": pa.nulls(n, pa.float64()),
+            "context": pa.array(context, pa.map_(pa.string(), pa.string())),
+        }
+    )
+
+
+def catalogue(users=20, items=40):
+    return CatalogueColumns(
+        items=pa.table(
+            {
+                "item_id": [f"i{value}" for value in range(items)],
+                "colour": [None if value % 7 == 0 else f"c{value % 5}" for value in range(items)],
+                "price": pa.array(
+                    [None if value % 9 == 0 else value * 1.5 for value in range(items)], pa.float64()
+                ),
+            }
+        ),
+        users=pa.table(
+            {
+                "user_id": [f"#{value}" if value % 2 else f"u{value}" for value in range(users)],
+                "age": pa.array(
+                    [None if value % 6 == 0 else str(20 + value) for value in range(users)], pa.string()
+                ),
+                "town": [f"t{value % 3}" for value in range(users)],
+            }
+        ),
+    )
+
+
+class Files:
+    """What a bundle gives: the arrays of one model's save()."""
+
+    def __init__(self, learner: Learner, name="m"):
+        self.manifest = {"models": {name: learner.describe()}}
+        self._tensors = {
+            f"models/{name}/{part}.safetensors": arrays for part, arrays in learner.save().items()
+        }
+
+    def tensors(self, name):
+        return {key: array.copy() for key, array in self._tensors[name].items()}
+
+
+def contents(learner):
+    """Every byte of a saved model."""
+    return {
+        (part, name): (array.dtype.str, array.shape, array.tobytes())
+        for part, arrays in learner.save().items()
+        for name, array in arrays.items()
+    }
+
+
+def trained(kind="two_tower", features=FEATURES, **changes):
+    learner = Learner.fresh(config(kind, **changes), features)
+    learner.train_full(learner.prepare(events(), catalogue()))
+    return learner

@@ -1,0 +1,143 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.id_table import IdTable
+
+KEY = st.one_of(
+    st.text(max_size=20),
+    st.integers(-(2**63), 2**63 - 1).map(lambda n: f"#{n}"),
+    st.sampled_from(["a", "#5", "5", "##5"]),
+)
+TIME = st.integers(0, 1000)
+
+
+def strings(keys):
+    return pa.array(keys, pa.string())
+
+
+def same_bytes(left, right):
+    left, right = left.state(), right.state()
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].tobytes() == right[name].tobytes(), name
+
+
+class DictTable:
+    """The oracle: a dict from key to what is known about it, one event at a time."""
+
+    def __init__(self, admit_after, window):
+        self.admit_after, self.window = admit_after, window
+        self.known = {}
+
+    def observe(self, key, ts):
+        entry = self.known.setdefault(
+            key, {"seen": ts, "count": 0, "start": ts, "in_window": 0, "row": False}
+        )
+        entry["seen"] = max(entry["seen"], ts)
+        entry["count"] += 1
+        if not entry["row"]:
+            if ts - entry["start"] > self.window:
+                entry["start"], entry["in_window"] = ts, 0
+            entry["in_window"] += 1
+            entry["row"] = entry["in_window"] >= self.admit_after
+
+    def expire(self, before):
+        gone = {key for key, entry in self.known.items() if entry["seen"] < before}
+        for key in gone:
+            del self.known[key]
+        return gone
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.one_of(st.lists(st.tuples(KEY, TIME), max_size=30), st.integers(0, 1000)), max_size=8),
+    st.integers(1, 3),
+    st.integers(0, 300),
+)
+def test_behaves_as_a_dict(acts, admit_after, window):
+    table, oracle = IdTable(admit_after, window), DictTable(admit_after, window)
+    for act in acts:
+        if isinstance(act, int):
+            keys, _, _ = table.expire(act)
+            assert set(keys.to_pylist()) == oracle.expire(act)
+        else:
+            entries = table.observe(
+                strings([key for key, _ in act]), np.array([ts for _, ts in act], np.int64)
+            )
+            for (key, ts), entry in zip(act, entries, strict=True):
+                assert (entry == -1) == (key == "")
+                if key:
+                    oracle.observe(key, ts)
+        assert len(table) == len(oracle.known)
+        keys = list(oracle.known)
+        entries = table.lookup(strings(keys))
+        assert len(set(entries.tolist())) == len(keys)
+        assert table.keys_of(entries).to_pylist() == keys
+        assert table.counts(entries).tolist() == [oracle.known[key]["count"] for key in keys]
+        assert table.last_seen_ms(entries).tolist() == [oracle.known[key]["seen"] for key in keys]
+        rows = table.rows(entries)
+        assert [bool(row) for row in rows] == [oracle.known[key]["row"] for key in keys]
+        assert len(set(rows[rows > 0].tolist())) == (rows > 0).sum()
+        restored = IdTable.from_state(table.state())
+        same_bytes(table, restored)
+        assert restored.lookup(strings(keys)).tolist() == entries.tolist()
+
+
+def test_lookup_never_mutates():
+    table = IdTable()
+    table.observe(strings(["a", "#1"]), np.array([1, 2], np.int64))
+    before = {name: array.copy() for name, array in table.state().items()}
+    assert table.lookup(strings(["a", "new", "", "#1", "1"])).tolist() == [0, -1, -1, 1, -1]
+    for name, array in table.state().items():
+        assert array.tobytes() == before[name].tobytes()
+
+
+def test_grows_and_keeps_entries():
+    table = IdTable()
+    keys = strings([f"#{n}" for n in range(50_000)])
+    first = table.observe(keys[:10], np.zeros(10, np.int64))
+    entries = table.observe(keys, np.ones(50_000, np.int64))
+    assert entries[:10].tolist() == first.tolist()
+    assert entries.tolist() == list(range(50_000))
+    assert table.lookup(keys).tolist() == entries.tolist()
+    assert table.row_capacity == 50_001
+
+
+def test_expired_rows_and_entries_are_given_again():
+    table = IdTable()
+    table.observe(strings(["old", "new"]), np.array([0, 100], np.int64))
+    table.take_new_rows()
+    keys, entries, rows = table.expire(50)
+    assert (keys.to_pylist(), entries.tolist(), rows.tolist()) == (["old"], [0], [1])
+    assert table.lookup(strings(["old", "new"])).tolist() == [-1, 1]
+    assert table.observe(strings(["next"]), np.array([200], np.int64)).tolist() == [0]
+    assert table.take_new_rows().tolist() == [1]
+
+
+def test_admission_gives_a_row_within_the_window_only():
+    table = IdTable(admit_after=2, admit_window_ms=100)
+    entry = table.observe(strings(["a"]), np.array([0], np.int64))
+    table.observe(strings(["a"]), np.array([500], np.int64))
+    assert table.rows(entry).tolist() == [0]
+    table.observe(strings(["a"]), np.array([600], np.int64))
+    assert table.rows(entry).tolist() == [1]
+
+
+def test_sliced_dictionary_and_null_columns():
+    table = IdTable()
+    column = pa.array(["x", "a", None, "b"]).slice(1)
+    assert table.observe(column, np.zeros(3, np.int64)).tolist() == [0, -1, 1]
+    assert table.lookup(column.dictionary_encode()).tolist() == [0, -1, 1]
+    assert table.lookup(pa.chunked_array([column, column])).tolist() == [0, -1, 1, 0, -1, 1]
+
+
+def test_refuses_what_is_no_key_column():
+    with pytest.raises(TypeError, match="int64"):
+        IdTable().lookup(pa.array([1, 2]))
+    with pytest.raises(ValueError, match="1 keys but 2 times"):
+        IdTable().observe(strings(["a"]), np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="'a'"):
+        IdTable.of_unique(strings(["a", "a"]))
