@@ -45,12 +45,11 @@ __all__ = ["Archive", "ArchiveConfig", "ArchiveReader", "Seal"]
 
 
 class ArchiveConfig(BaseModel):
-    """Where events are kept, and how event time is cut."""
+    """How event time is cut."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path = Field(default=Path("var/archive"), description="directory of the archive")
-    interval_ms: int = Field(default=3_600_000, gt=0, description="event time per seal and per delta, ms")
+    interval_ms: int = Field(3_600_000, gt=0, description="Event time per seal and per delta, ms.")
 
 
 class Archive:
@@ -301,6 +300,6 @@ def _take_lock(path: Path) -> int:
     except BlockingIOError:
         os.close(lock)
         raise ArchiveLocked(
-            f"{path.parent}: another process already writes this archive; stop it or change archive.path"
+            f"{path.parent}: another process already writes this archive; stop it or choose another data_dir"
         ) from None
     return lock

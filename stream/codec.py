@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from stream.errors import Malformed
 from stream.event import Event
@@ -30,7 +31,8 @@ REASONS = (
 """Why an event is dead-lettered. Labels of a metric: few, fixed."""
 
 _VERSION_FIELD = b"\xa1v\x01"
-_PACKED_HEAD = b"\x82\xa1v\x01\xa6events"
+_EVENTS_FIELD = b"\xa6events"
+_PACKED_HEAD = b"\x82" + _VERSION_FIELD + _EVENTS_FIELD
 
 
 class _Packed(msgspec.Struct, gc=False):
@@ -43,11 +45,12 @@ class _Envelope(msgspec.Struct):
 
 
 class Rejected(NamedTuple):
-    """One event (or a whole message: ordinal 0) that cannot be taken in."""
+    """One event (or a whole message: ordinal 0) that cannot be taken in, with its bytes."""
 
     ordinal: int
     reason: str
     detail: str
+    content: bytes
 
 
 class Decoded(NamedTuple):
@@ -85,13 +88,52 @@ def decode(message: bytes) -> list[Event]:
     return decoded.events
 
 
+class DecodedMessages(NamedTuple):
+    """What many messages hold together. `message` and `ordinal` (int64[N]) say where each event stood."""
+
+    events: list[Event]
+    message: np.ndarray
+    ordinal: np.ndarray
+    rejected: list[tuple[int, Rejected]]
+
+
+def decode_messages(messages: Sequence[bytes]) -> DecodedMessages:
+    """The events of many messages: one Python step per message, none per event, unless something is wrong."""
+    events: list[Event] = []
+    counts = np.ones(len(messages), np.int64)
+    odd: list[tuple[int, Sequence[int]]] = []
+    rejected: list[tuple[int, Rejected]] = []
+    for number, message in enumerate(messages):
+        try:
+            if message.startswith(_PACKED_HEAD):
+                found = _decode_packed(message).events
+                events += found
+                counts[number] = len(found)
+                continue
+            if message[1:4] == _VERSION_FIELD and message[4:11] != _EVENTS_FIELD:
+                events.append(decode_event(message))
+                continue
+        except _FAILURES:
+            pass
+        decoded = _examine(message)
+        events += decoded.events
+        counts[number] = len(decoded.events)
+        odd.append((number, decoded.ordinals))
+        rejected += [(number, one) for one in decoded.rejected]
+    ends = np.cumsum(counts)
+    ordinal = np.arange(len(events)) - np.repeat(ends - counts, counts)
+    for number, ordinals in odd:
+        ordinal[ends[number] - counts[number] : ends[number]] = ordinals
+    return DecodedMessages(events, np.repeat(np.arange(len(messages)), counts), ordinal, rejected)
+
+
 def decode_message(message: bytes) -> Decoded:
     """The events of a message, good ones and bad ones apart. Never raises, whatever the bytes."""
     try:
         if message.startswith(_PACKED_HEAD):
             events = _decode_packed(message).events
             return Decoded(events, range(len(events)), [])
-        if message[1:4] == _VERSION_FIELD and message[4:11] != b"\xa6events":
+        if message[1:4] == _VERSION_FIELD and message[4:11] != _EVENTS_FIELD:
             return Decoded([decode_event(message)], _FIRST, [])
     except _FAILURES:
         pass
@@ -106,10 +148,10 @@ def _examine(message: bytes) -> Decoded:
     try:
         envelope = _decode_envelope(message)
     except _FAILURES as error:
-        return Decoded([], [], [Rejected(0, *_classify(error))])
+        return Decoded([], [], [Rejected(0, *_classify(error), message)])
     if envelope.v != VERSION:
         detail = f"schema version {envelope.v}; this program reads version {VERSION}: upgrade the consumer"
-        return Decoded([], [], [Rejected(0, "schema_version", detail)])
+        return Decoded([], [], [Rejected(0, "schema_version", detail, message)])
     parts = [message] if envelope.events is msgspec.UNSET else envelope.events
     decoded = Decoded([], [], [])
     ordinals: list[int] = []
@@ -118,7 +160,7 @@ def _examine(message: bytes) -> Decoded:
             decoded.events.append(decode_event(part))
             ordinals.append(ordinal)
         except _FAILURES as error:
-            decoded.rejected.append(Rejected(ordinal, *_classify(error)))
+            decoded.rejected.append(Rejected(ordinal, *_classify(error), bytes(part)))
     return decoded._replace(ordinals=ordinals)
 
 

@@ -1,0 +1,43 @@
+-- Applies events to one user's profile, each exactly once.
+-- KEYS  1 hash of positions, counters, attributes   2 history, sorted by time   3 consumed items, sorted by time
+--       4 hash (request, item) -> history member
+-- ARGV  1 place "<incarnation>:<partition>"   2 history length   3 consumed length   4 events, msgpack:
+--       a list of {offset, ordinal, ts_ms, kind, flags, item, request, member}; flags: 1 = history, 2 = consumed
+local place, field = ARGV[1], 'p:' .. ARGV[1]
+local stored = redis.call('HGET', KEYS[1], field)
+local last_offset, last_ordinal = -1, -1
+if stored then
+  local cut = string.find(stored, ':', 1, true)
+  last_offset, last_ordinal = tonumber(string.sub(stored, 1, cut - 1)), tonumber(string.sub(stored, cut + 1))
+end
+local counters, applied = {}, 0
+for _, event in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local offset, ordinal, ts, kind, flags = event[1], event[2], event[3], event[4], event[5]
+  if offset > last_offset or (offset == last_offset and ordinal > last_ordinal) then
+    last_offset, last_ordinal, applied = offset, ordinal, applied + 1
+    counters[kind] = (counters[kind] or 0) + 1
+    local item, request, member, score = event[6], event[7], event[8], string.format('%.0f', ts)
+    if flags % 2 == 1 then
+      local once = request .. '\0' .. item
+      if request == '' or redis.call('HSETNX', KEYS[4], once, 1) == 1 then
+        redis.call('ZADD', KEYS[2], score, member)
+      end
+    end
+    if flags >= 2 then redis.call('ZADD', KEYS[3], 'GT', score, item) end
+  end
+end
+if applied == 0 then return 0 end
+local at = string.format('%.0f:%.0f', last_offset, last_ordinal)
+redis.call('HSET', KEYS[1], field, at, 'position', place .. ':' .. at)
+for kind, count in pairs(counters) do redis.call('HINCRBY', KEYS[1], 'n:' .. kind, count) end
+local excess = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[2])
+if excess > 0 then
+  local gone = redis.call('ZPOPMIN', KEYS[2], excess)
+  for i = 1, #gone, 2 do
+    local parts = cjson.decode(string.sub(gone[i], 37))
+    if parts[3] ~= '' then redis.call('HDEL', KEYS[4], parts[3] .. '\0' .. parts[1]) end
+  end
+end
+excess = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[3])
+if excess > 0 then redis.call('ZREMRANGEBYRANK', KEYS[3], 0, excess - 1) end
+return applied

@@ -1,0 +1,256 @@
+"""Online user profiles in Redis: recent history, consumed items, counters, attributes.
+
+Per user four keys of one hash slot: `<prefix>:{u:<key text>}` and the same with `:h`, `:c`, `:r`. A Lua
+script (profiles.lua) applies the events of a user together with their position, so that neither a retry nor a
+replay counts twice. The history is kept in canonical order: event time, then position.
+"""
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from itertools import groupby
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import redis
+import redis.asyncio
+from pydantic import BaseModel, ConfigDict, Field
+
+from stream.archive import Archive
+from stream.errors import Unreachable
+from stream.replay import ArchiveReader
+from stream.seals import Positions, column
+
+SETTING = "redis.url"
+_SCRIPT = files("stream").joinpath("profiles.lua").read_text()
+_PLACE_BYTES = 36  # fixed-width hexadecimal position in front of a history member: equal times sort by it
+_HISTORY, _CONSUMED = 1, 2
+
+
+class ProfileConfig(BaseModel):
+    """What a profile keeps of a user."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefix: str = Field("freshrecall", min_length=1, description="Beginning of every key in the store.")
+    history_kinds: tuple[str, ...] = Field(
+        ("click", "long_view", "like", "purchase", "play"), description="Kinds that enter the history."
+    )
+    consumed_kinds: tuple[str, ...] = Field(
+        ("click", "long_view", "like", "purchase", "play", "view", "finish"),
+        description="Kinds that make an item seen; an impression never does.",
+    )
+    history_length: int = Field(200, gt=0, description="Newest history entries kept per user.")
+    consumed_length: int = Field(2_000, gt=0, description="Newest consumed items kept per user.")
+    batch_users: int = Field(2_000, gt=0, description="Users per round trip to the store.")
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
+    """One thing the user did; `item_id` is a key text."""
+
+    item_id: str
+    kind: str
+    ts_ms: int
+    request_id: str
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What is known of a user now; `position` is "incarnation:partition:offset:ordinal"."""
+
+    user_id: str
+    history: list[HistoryEntry] = []
+    consumed: dict[str, int] = {}
+    counters: dict[str, int] = {}
+    attributes: dict[str, str] = {}
+    position: str = ""
+
+
+_unpack_entry = msgspec.json.Decoder(tuple[str, str, str]).decode
+
+
+class Profiles:
+    """The writing end, used by the intake."""
+
+    def __init__(self, url: str, config: ProfileConfig | None = None) -> None:
+        """Connect. Raises Unreachable if the store does not answer."""
+        self.config = config or ProfileConfig()
+        self._store = redis.Redis.from_url(url)
+        try:
+            self._store.ping()
+        except (redis.RedisError, OSError) as error:
+            raise Unreachable(SETTING, url, type(error).__name__) from error
+        self._apply = self._store.register_script(_SCRIPT)
+        history, consumed = set(self.config.history_kinds), set(self.config.consumed_kinds)
+        self._flags = {
+            kind: _HISTORY * (kind in history) + _CONSUMED * (kind in consumed) for kind in history | consumed
+        }
+
+    def apply(
+        self, batch: pa.RecordBatch | pa.Table, following: Mapping[tuple[int, int], int] | None = None
+    ) -> None:
+        """Apply events of EVENT_SCHEMA, each partition in order; what was applied before is skipped.
+
+        `following`: next offsets after this batch, recorded last; they say where a replay has to begin.
+        """
+        calls = self._calls(batch)
+        size = self.config.batch_users
+        for first in range(0, len(calls), size):
+            with self._store.pipeline(transaction=False) as pipeline:
+                for keys, place, events in calls[first : first + size]:
+                    arguments: list[bytes | str | int] = [
+                        place,
+                        self.config.history_length,
+                        self.config.consumed_length,
+                        events,
+                    ]
+                    self._apply(keys=keys, args=arguments, client=pipeline)
+                pipeline.execute()
+        if following:
+            marks = {f"{i}:{p}": offset for (i, p), offset in following.items()}
+            self._store.hset(f"{self.config.prefix}:applied", mapping=marks)  # type: ignore[arg-type]
+
+    def positions(self) -> Positions:
+        """(incarnation, partition) -> next offset to apply."""
+        marks: dict[bytes, bytes] = self._store.hgetall(f"{self.config.prefix}:applied")  # type: ignore[assignment]
+        pairs = ((key.decode().split(":"), offset) for key, offset in marks.items())
+        return {(int(i), int(p)): int(offset) for (i, p), offset in pairs}
+
+    def repair(self, archive: Archive) -> int:
+        """Apply what the archive holds and the profiles do not; returns the number of events looked at."""
+        done, held = self.positions(), archive.next_offsets()
+        looked_at = 0
+        reader, unsealed = ArchiveReader(archive.root), archive.unsealed()
+        for (incarnation, partition), following in sorted(held.items()):
+            start = done.get((incarnation, partition), 0)
+            if start >= following:
+                continue
+            sealed = reader.read_positions(incarnation, partition, start).drop_columns("interval_end_ms")
+            mask = (column(unsealed, "incarnation") == incarnation) & (
+                column(unsealed, "partition") == partition
+            )
+            mask &= column(unsealed, "offset") >= start
+            events = pa.concat_tables([sealed.cast(unsealed.schema), unsealed.filter(pa.array(mask))])
+            events = events.sort_by([("offset", "ascending"), ("ordinal", "ascending")])
+            for first in range(0, max(1, events.num_rows), 50_000):
+                part = events.slice(first, 50_000)
+                last = first + 50_000 >= events.num_rows
+                mark = following if last else int(part["offset"][-1].as_py())
+                self.apply(part, {(incarnation, partition): mark})
+            looked_at += events.num_rows
+        return looked_at
+
+    def set_attributes(self, attributes: Mapping[str, Mapping[str, str] | None]) -> None:
+        """Replace the attributes of users (key text -> attributes, None = deleted)."""
+        with self._store.pipeline(transaction=False) as pipeline:
+            for user_id, values in attributes.items():
+                content = msgspec.json.encode(values or {})
+                pipeline.hset(user_keys(self.config.prefix, user_id)[0], "attributes", content)
+            pipeline.execute()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._store.close()
+
+    def _calls(self, batch: pa.RecordBatch | pa.Table) -> list[tuple[list[str], str, bytes]]:
+        """(keys, place, packed events) for each user and partition in the batch."""
+        rows = _in_user_order(batch)
+        flags, prefix, pack = self._flags, self.config.prefix, msgspec.msgpack.encode
+        calls = []
+        for (user, incarnation, partition), events in groupby(rows, key=lambda row: row[:3]):
+            packed = []
+            for _, _, _, offset, ordinal, ts_ms, kind, item, request in events:
+                mark = flags.get(kind, 0) if item else 0
+                member = ""
+                if mark & _HISTORY:
+                    member = f"{incarnation:06x}{partition:06x}{offset:016x}{ordinal:08x}"
+                    member += msgspec.json.encode((item, kind, request)).decode()
+                packed.append((offset, ordinal, ts_ms, kind, mark, item, request, member))
+            content = pack(packed)
+            calls.append((user_keys(prefix, user), f"{incarnation}:{partition}", content))
+        return calls
+
+
+class AsyncProfiles:
+    """The reading end, used by serving. Reading never changes anything."""
+
+    def __init__(self, url: str, config: ProfileConfig | None = None) -> None:
+        self.config = config or ProfileConfig()
+        self._url = url
+        self._store = redis.asyncio.Redis.from_url(url)
+
+    async def ping(self) -> None:
+        """Raises Unreachable if the store does not answer."""
+        try:
+            await self._store.ping()
+        except (redis.RedisError, OSError) as error:
+            raise Unreachable(SETTING, self._url, type(error).__name__) from error
+
+    async def fetch(self, user_id: str, consumed: bool = True) -> Profile:
+        """The profile of a key text in one round trip; an empty one for an unknown user.
+
+        Without `consumed` the consumed items, which may be many, are left out.
+        """
+        facts, history, items, _ = user_keys(self.config.prefix, user_id)
+        async with self._store.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(facts)
+            pipeline.zrange(history, 0, -1, withscores=True)
+            if consumed:
+                pipeline.zrange(items, 0, -1, withscores=True)
+            answers = await pipeline.execute()
+        return _profile(user_id, answers[0], answers[1], answers[2] if consumed else [])
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self._store.aclose()
+
+
+def user_keys(prefix: str, user_id: str) -> list[str]:
+    """The keys of one user, all in one hash slot ("u:" keeps the hash tag from being empty)."""
+    base = f"{prefix}:{{u:{user_id}}}"
+    return [base, base + ":h", base + ":c", base + ":r"]
+
+
+def _profile(
+    user_id: str,
+    facts: dict[bytes, bytes],
+    history: list[tuple[bytes, float]],
+    items: list[tuple[bytes, float]],
+) -> Profile:
+    entries = []
+    for member, ts_ms in history:
+        item, kind, request = _unpack_entry(member[_PLACE_BYTES:])
+        entries.append(HistoryEntry(item, kind, int(ts_ms), request))
+    return Profile(
+        user_id=user_id,
+        history=entries,
+        consumed={item.decode(): int(ts_ms) for item, ts_ms in items},
+        counters={name[2:].decode(): int(count) for name, count in facts.items() if name.startswith(b"n:")},
+        attributes=_decode_attributes(facts.get(b"attributes", b"{}")),
+        position=facts.get(b"position", b"").decode(),
+    )
+
+
+_decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
+
+
+def _in_user_order(batch: pa.RecordBatch | pa.Table) -> Iterator[tuple[Any, ...]]:
+    """Rows by user, then position: the order of calls inside a user stays that of each partition."""
+    users = batch["user_id"]
+    users = (users.combine_chunks() if isinstance(users, pa.ChunkedArray) else users).dictionary_encode()
+    codes = users.indices.to_numpy(zero_copy_only=False)
+    place = [column(batch, name) for name in ("ordinal", "offset", "partition", "incarnation")]
+    rows = batch.take(pa.array(np.lexsort([*place, codes])))
+    names = (
+        "user_id",
+        "incarnation",
+        "partition",
+        "offset",
+        "ordinal",
+        "ts_ms",
+        "kind",
+        "item_id",
+        "request_id",
+    )
+    return zip(*(rows[name].to_pylist() for name in names), strict=True)
