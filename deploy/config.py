@@ -5,13 +5,15 @@ A section's fields, defaults and meanings stand in its own class; nothing is rep
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deploy.embedded_config import EmbeddedConfig
 from models.index import IndexConfig
 from models.model_config import FeatureConfig, ModelConfig
 from serving.config import ServingConfig
 from stream.archive import ArchiveConfig
+from stream.intake import IntakeConfig
+from stream.profiles import ProfileConfig
 from stream.topics import KafkaConfig
 from updater.config import ScheduleConfig, UpdateConfig
 
@@ -37,6 +39,8 @@ class Config(BaseModel):
     )
     kafka: KafkaConfig = Field(default_factory=KafkaConfig, description="Broker and topics.")
     redis: RedisConfig = Field(default_factory=RedisConfig, description="The store.")
+    intake: IntakeConfig = Field(default_factory=IntakeConfig, description="Checks of events, watermark.")
+    profiles: ProfileConfig = Field(default_factory=ProfileConfig, description="Online user profiles.")
     archive: ArchiveConfig = Field(default_factory=ArchiveConfig, description="The durable event log.")
     features: tuple[FeatureConfig, ...] = Field((), description="Features of every model, declared once.")
     models: dict[str, ModelConfig] = Field(
@@ -49,10 +53,27 @@ class Config(BaseModel):
     update: UpdateConfig = Field(default_factory=UpdateConfig, description="Deltas and bundles.")
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="The daily full retrain.")
 
+    @model_validator(mode="after")
+    def _histories_hold_what_models_read(self) -> "Config":
+        """Refuse a model whose positives never reach the live history: everybody would look unknown."""
+        for name, model in self.models.items():
+            lacking = set(model.positives) - set(self.profiles.history_kinds)
+            if lacking:
+                raise ValueError(
+                    f"models.{name}.positives: {sorted(lacking)} are missing from profiles.history_kinds "
+                    f"({', '.join(self.profiles.history_kinds)}); add them there"
+                )
+        return self
+
     @property
     def archive_dir(self) -> Path:
         """The durable event log."""
         return self.data_dir / "archive"
+
+    @property
+    def dead_letter_file(self) -> Path:
+        """Refused events, one JSON object per line."""
+        return self.data_dir / "dead.jsonl"
 
     @property
     def registry_dir(self) -> Path:

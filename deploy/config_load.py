@@ -137,6 +137,8 @@ def _annotation_at(annotation: Any, path: Location) -> Any:
 def _explain(model: type[BaseModel], problem: Any) -> str:
     location: Location = problem["loc"]
     key = ".".join(map(str, location))
+    if not location:  # a rule over several sections; its message names them
+        return str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {_suggest(model, location)}"
     if problem["type"] == "missing":
@@ -162,9 +164,9 @@ def _suggest(model: type[BaseModel], location: Location) -> str:
 
 def _source(location: Location, file: Path | None, variables: Tree, given: Tree) -> str:
     """Name where the value at `location` came from: the last source that holds it."""
-    if _holds(given, location):
+    if location and _holds(given, location):
         return "command line"
-    if _holds(variables, location):
+    if location and _holds(variables, location):
         return f"environment {ENV_PREFIX}{'__'.join(str(part).upper() for part in location)}"
     return str(file) if file is not None else "configuration"
 

@@ -1,12 +1,12 @@
 """Several blocking loops of one process: they stop together, and the first error ends all."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 Loop = Callable[[threading.Event], None]
 
 
-def run_together(stop: threading.Event, loops: dict[str, Loop], poll_s: float = 0.1) -> None:
+def run_together(stop: threading.Event, loops: Mapping[str, Loop], poll_s: float = 0.1) -> None:
     """Run each loop in a thread of its name until `stop` is set or one of them ends; re-raises its error.
 
     Call it from the main thread: signals set `stop` there.

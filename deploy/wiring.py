@@ -1,6 +1,8 @@
 """Builds the objects of every room from the configuration; nothing else in the project knows all of them."""
 
+import contextlib
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -11,15 +13,55 @@ from deploy.config import Config
 from models.catalogue_columns import CatalogueColumns
 from models.pointer import PointerStore
 from models.registry import Registry
-from stream.archive import ArchiveReader
+from stream.archive import Archive, ArchiveReader
 from stream.catalogue import Catalogue
+from stream.dead_letters import DeadLetters
+from stream.intake import Intake
 from stream.producer import EventProducer
+from stream.profiles import AsyncProfiles, Profiles
+from stream.topics import Topics
 from updater.incremental import CatalogueAt, IncrementalUpdater
 from updater.retrain import FullRetrain, Provenance
 from updater.schedule import DailyJob, Schedule
 from updater.state import Recipe
 
 _RECORDED = ("freshrecall", "torch", "fbgemm-gpu-cpu", "faiss-cpu", "numpy", "numba", "pyarrow")
+
+
+def archive(config: Config) -> Archive:
+    """The writing end of the event log. Raises ArchiveLocked when another process writes it."""
+    return Archive(config.archive_dir, config.archive.interval_ms)
+
+
+def open_producer(config: Config) -> EventProducer:
+    """Events into Kafka. Raises Unreachable when no broker answers."""
+    return EventProducer(resolved(config).kafka)
+
+
+@contextlib.contextmanager
+def dead_letters(config: Config) -> Iterator[DeadLetters]:
+    """Refused events into `dead.jsonl` and the topic of dead letters. Raises Unreachable."""
+    kafka = resolved(config).kafka
+    with Topics(kafka) as topics:
+        topics.ensure([kafka.dead])
+    with EventProducer(kafka) as producer:
+        yield DeadLetters(config.dead_letter_file, lambda record: producer.send_raw(kafka.dead, record))
+
+
+def profiles(config: Config) -> Profiles:
+    """The writing end of the online profiles. Raises Unreachable when no store answers."""
+    return Profiles(resolved(config).redis.url, config.profiles)
+
+
+def async_profiles(config: Config) -> AsyncProfiles:
+    """The reading end of the online profiles. Raises Unreachable when no store answers."""
+    profiles(config).close()  # an absent store is reported at the start, not by the first request
+    return AsyncProfiles(resolved(config).redis.url, config.profiles)
+
+
+def intake(config: Config, held: Archive, online: Profiles, letters: DeadLetters) -> Intake:
+    """From Kafka into `held` and `online`."""
+    return Intake(resolved(config).kafka, held, online, letters, config=config.intake)
 
 
 def recipe(config: Config) -> Recipe:
@@ -59,11 +101,6 @@ def catalogue_at(config: Config) -> CatalogueAt:
 
 def _same(old: pa.Table, new: pa.Table) -> bool:
     return old is new or old.equals(new)
-
-
-def open_producer(config: Config) -> EventProducer:
-    """Events into Kafka. Raises Unreachable when no broker answers."""
-    return EventProducer(resolved(config).kafka)
 
 
 def incremental_updater(config: Config) -> IncrementalUpdater:

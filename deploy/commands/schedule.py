@@ -14,10 +14,12 @@ def run(
 
         freshrecall schedule --config freshrecall.toml
     """
+    from deploy.logs import show_logs
     from deploy.signals import stop_on_signals
 
     stop = stop_on_signals()
     settings = configured(config, data_dir, kafka, redis)
+    show_logs()
     from deploy.scheduler import run_schedule
 
     run_schedule(settings, stop)

@@ -30,14 +30,6 @@ def test_every_key_of_every_section_is_explained_and_no_other_is_taken() -> None
             assert field.description, f"{kind.__name__}.{name}"
 
 
-def test_the_reference_in_the_docs_is_current() -> None:
-    from deploy import reference
-
-    assert reference.is_current(Path(__file__).parents[2] / "docs" / "operating.md", Config), (
-        "run `make docs`"
-    )
-
-
 def test_embedded_addresses_are_the_loopback_ports(tmp_path: Path) -> None:
     config = load(Config, environment={"FRESHRECALL__EMBEDDED__BROKER_PORT": "1234"})
     assert resolved(config).kafka.bootstrap == "127.0.0.1:1234"
@@ -53,6 +45,15 @@ def test_any_free_port_is_known_to_up_only() -> None:
     config = load(Config, None, {"embedded.store_port": 0}, {})
     with pytest.raises(ConfigError, match=r"redis\.url: embedded, but embedded\.store_port is 0"):
         resolved(config)
+
+
+def test_a_model_whose_positives_are_no_history_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text('[models.two_tower]\npositives = ["collect"]\n')
+    with pytest.raises(ConfigError) as caught:
+        load(Config, file, environment={})
+    expected = f"{file}: models.two_tower.positives: ['collect'] are missing from profiles.history_kinds"
+    assert str(caught.value).startswith(expected)
 
 
 def test_features_and_models_by_name(tmp_path: Path) -> None:

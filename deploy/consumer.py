@@ -1,0 +1,27 @@
+"""The process `consume`: the intake, and the incremental updater beside it."""
+
+import contextlib
+import threading
+
+import torch
+
+from deploy.config import Config
+from deploy.threads import Loop, run_together
+from deploy.wiring import archive, dead_letters, incremental_updater, intake, profiles
+
+
+def run_consumer(config: Config, stop: threading.Event) -> None:
+    """Take in events and publish deltas until `stop` is set.
+
+    Raises Unreachable for an absent broker or store, ArchiveLocked when another consumer writes this archive.
+    """
+    torch.set_num_threads(config.update.threads)
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(archive(config))
+        online = stack.enter_context(contextlib.closing(profiles(config)))
+        letters = stack.enter_context(dead_letters(config))
+        taking_in = intake(config, held, online, letters)
+        loops: dict[str, Loop] = {"intake": taking_in.run}
+        if config.update.incremental:
+            loops["updater"] = incremental_updater(config).run
+        run_together(stop, loops)

@@ -1,0 +1,34 @@
+"""The process `serve`."""
+
+import threading
+from collections.abc import Sequence
+
+from deploy.config import Config
+from deploy.errors import StartError
+from deploy.wiring import async_profiles, open_producer, pointer, registry
+from serving.server import AddressInUse, serve
+from stream.event import Event
+
+
+def run_server(config: Config, stop: threading.Event) -> None:
+    """Answer requests until `stop` is set. Raises Unreachable (broker, store) or StartError (port)."""
+    profiles = async_profiles(config)
+    with open_producer(config) as producer:
+        sending = threading.Lock()  # posted events come in on several threads
+
+        def publish(events: Sequence[Event]) -> None:
+            with sending:
+                producer.send_packed(events)
+                producer.flush()
+
+        try:
+            serve(
+                config.serving,
+                stop,
+                registry=registry(config),
+                pointer=pointer(config),
+                profiles=profiles,
+                events=publish,
+            )
+        except AddressInUse as error:
+            raise StartError(str(error)) from None
