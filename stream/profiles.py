@@ -4,7 +4,6 @@ Per user four keys of one hash slot: `<prefix>:{u:<key text>}` and the same with
 script (profiles.lua) applies the events of a user together with their position, so that neither a retry nor a
 replay counts twice. The history is kept in canonical order: event time, then position.
 """
-"""
 
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
