@@ -1,7 +1,10 @@
-"""Progressive validation of published versions: every interval's targets are scored before any version learned from them.
+"""Progressive validation of published versions: every interval's targets are scored before any version
+learned from them.
 
-frozen: the first bundle for ever. daily: the newest bundle that was published by then. hourly: the same bundle with the
-deltas published by then. All three see the same live histories at the same moments and differ in parameters only
+frozen: the first bundle for ever. daily: the newest bundle that was published by then. hourly: the same
+bundle with the
+deltas published by then. All three see the same live histories at the same moments and differ in parameters
+only
 (as river's progressive validation: test, then train).
 """
 
@@ -21,6 +24,7 @@ from models.registry import MissingDelta, Registry
 from stream.archive import ArchiveReader, Seal
 
 STRATEGIES = ("frozen", "daily", "hourly")
+PAIRS = (("frozen", "daily"), ("daily", "hourly"))
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ class ProgressiveValidation:
     def run(
         self, first_bundle: str, progress: Callable[[int, int], None] = lambda done, of: None
     ) -> Iterator[Scored]:
-        """Yield one `Scored` per interval with targets, ascending, starting at the watermark of `first_bundle`."""
+        """Yield one `Scored` per interval with targets, ascending, starting at the watermark of
+        `first_bundle`.
+        """
         history = Learner.load(self._registry.open_bundle(first_bundle), self._model)
         frozen = self._open(first_bundle)
         versions = {
@@ -163,5 +169,5 @@ def summary(scored: list[Scored]) -> dict[str, Interval]:
     """Recall per strategy, and the paired differences `daily-frozen` and `hourly-daily`."""
     users = pa.concat_arrays([one.users for one in scored]).dictionary_encode().indices.to_numpy()
     hits = {name: np.concatenate([one.hits[name] for one in scored]).astype(float) for name in STRATEGIES}
-    pairs = {f"{b}-{a}": hits[b] - hits[a] for a, b in (("frozen", "daily"), ("daily", "hourly"))}
+    pairs = {f"{b}-{a}": hits[b] - hits[a] for a, b in PAIRS}
     return {name: bootstrap(users, values) for name, values in {**hits, **pairs}.items()}

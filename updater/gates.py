@@ -18,7 +18,8 @@ class GateFailed(RuntimeError):
 def check_model(name: str, loss: float, vectors: Float32Array, index: Mapping[str, Any]) -> dict[str, Any]:
     """Return the gate results of one model for the manifest; raise GateFailed naming model, expected and got.
 
-    loss: mean of the last epoch (nan only where there was nothing to train); vectors: float32[N, D] of all items;
+    loss: mean of the last epoch (nan only where there was nothing to train); vectors: float32[N, D] of all
+    items;
     index: {"kind", "recall", "recall_target", ...} as measured at build time.
     """
     results = {

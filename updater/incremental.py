@@ -1,4 +1,6 @@
-"""Hourly updates: gradient steps on ID rows only, in the archive's order, published as deltas of the newest bundle."""
+"""Hourly updates: gradient steps on ID rows only, in the archive's order, published as deltas of the newest
+bundle.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ CatalogueAt = Callable[[int], CatalogueColumns]
 class IncrementalUpdater:
     """Follows the archive's seals on top of the newest bundle.
 
-    The state after an interval is a function of (bundle, recorded seals, archived events): a killed updater starts from
+    The state after an interval is a function of (bundle, recorded seals, archived events): a killed updater
+    starts from
     the bundle again, replays, and goes on publishing after the last delta that is already there.
     Exactly one updater may run per registry.
     """
@@ -54,7 +57,9 @@ class IncrementalUpdater:
         self._since_base: Changes = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Advance until `stop` is set. An error is logged and tried again: the served version stays meanwhile."""
+        """Advance until `stop` is set. An error is logged and tried again: the served version stays
+        meanwhile.
+        """
         while not stop.is_set():
             try:
                 advanced = self.advance()
@@ -66,7 +71,7 @@ class IncrementalUpdater:
                 stop.wait(self._config.poll_s)
 
     def advance(self) -> bool:
-        """Take in what is new: the newest bundle, then every interval sealed since; False when nothing was."""
+        """Take in what is new: the newest bundle, then every interval sealed since; False: nothing was."""
         newest = self._registry.latest_bundle()
         if newest is None:
             return False
@@ -83,7 +88,9 @@ class IncrementalUpdater:
         return bool(seals)
 
     def _hand_over(self, bundle_id: str) -> None:
-        """Start from a new bundle at its data watermark and catch up; the pointer moves with the catch-up delta."""
+        """Start from a new bundle at its data watermark and catch up; the pointer moves with the catch-up
+        delta.
+        """
         bundle = self._registry.open_bundle(bundle_id)
         self.state = TrainingState.load(bundle, self._recipe)
         self.base = bundle_id
@@ -103,7 +110,9 @@ class IncrementalUpdater:
         return [seal for seal in self._archive.seals() if seal.interval_end_ms > self._watermark_ms]
 
     def _step(self, seal: Seal) -> None:
-        """Train one interval. Batches never cross a seal, so that catching up gives the same bytes as keeping up."""
+        """Train one interval. Batches never cross a seal, so that catching up gives the same bytes as
+        keeping up.
+        """
         state = self.state
         if state is None:
             raise RuntimeError(
@@ -124,7 +133,9 @@ class IncrementalUpdater:
         self._sequence += 1
 
     def _publish(self, seal: Seal, previous: int) -> None:
-        """Write the delta that leads from sequence `previous` to the current one; 0 = everything since the base."""
+        """Write the delta that leads from sequence `previous` to the current one; 0 = everything since the
+        base.
+        """
         if self.state is None or self.base is None:
             raise RuntimeError("incremental updater: expected a base bundle, got none; call advance()")
         fields = DeltaFields(

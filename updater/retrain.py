@@ -1,4 +1,6 @@
-"""The daily full retrain: warm start from yesterday's full model, one epoch over the whole shuffled day, a new bundle."""
+"""The daily full retrain: warm start from yesterday's full model, one epoch over the whole shuffled day, a
+new bundle.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Provenance:
 
 @dataclass(frozen=True)
 class _Trained:
-    """What training one model gave: mean loss of the last epoch, user vectors float32[Q, D] to tune the index on."""
+    """What training one model gave: mean loss of the last epoch, user vectors float32[Q, D] to tune the
+    index on.
+    """
 
     loss: float
     queries: Float32Array
@@ -66,9 +70,11 @@ class FullRetrain:
     """Off only to measure what the shuffle is worth (`daily_ordered`)."""
 
     def run(self, through_ms: int | None = None, progress: Progress = lambda what, done, of: None) -> str:
-        """Train on every interval after the parent's watermark up to `through_ms` (None = all sealed); returns the bundle id.
+        """Train on every interval after the parent's watermark up to `through_ms` (None = all sealed);
+        returns the bundle id.
 
-        The first run starts from scratch over all the history there is. Raises NothingToTrain, or GateFailed with the
+        The first run starts from scratch over all the history there is. Raises NothingToTrain, or GateFailed
+        with the
         old version left as it is.
         """
         parent = self.registry.latest_bundle()
@@ -112,7 +118,9 @@ class FullRetrain:
         return _Trained(loss, queries)
 
     def _order(self, samples: Samples, last: Seal, epoch: int) -> Int64Array:
-        """Shuffled over the whole run's data, each sample once; keyed by the data, so that a rerun repeats it."""
+        """Shuffled over the whole run's data, each sample once; keyed by the data, so that a rerun repeats
+        it.
+        """
         if not self.shuffle:
             return np.arange(len(samples), dtype=np.int64)
         rng = np.random.default_rng([self.config.seed, last.sequence, epoch])
@@ -145,7 +153,8 @@ class FullRetrain:
         )
         bundle_id = self.registry.publish_bundle(files, fields)
         if self.pointer.get() is None or not self.config.incremental:
-            # Nothing is served yet, or nobody else moves the pointer. Otherwise it moves with the catch-up delta.
+            # Nothing is served yet, or nobody else moves the pointer. Otherwise it moves with the catch-up
+            # delta.
             self.pointer.set(Pointer(bundle=bundle_id, delta=0, watermark_ms=last.interval_end_ms))
         self.registry.prune(self.config.keep_bundles)
         progress("publish", 1, 1)

@@ -1,4 +1,6 @@
-"""When full retrains happen: APScheduler on the wall clock, or the archive's event-time watermark in replay."""
+"""When full retrains happen: APScheduler on the wall clock, or the archive's event-time watermark in
+replay.
+"""
 
 import logging
 import threading

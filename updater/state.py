@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,7 +26,9 @@ POPULARITY_LENGTH = 1000
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is learned: the recall models by name, the features they share, the popularity channel's half-life."""
+    """What is learned: the recall models by name, the features they share, the popularity channel's half-
+    life.
+    """
 
     models: Mapping[str, ModelConfig]
     features: tuple[FeatureConfig, ...]
@@ -99,7 +102,8 @@ class TrainingState:
 
     def popularity_list(self) -> PopularityList:
         """The published top of the popularity counts."""
-        return PopularityList(*self.popularity.top(POPULARITY_LENGTH))
+        keys, scores = self.popularity.top(POPULARITY_LENGTH)
+        return PopularityList(keys, scores.astype(np.float64))
 
     def files(self) -> dict[str, Tensors]:
         """Everything `load` needs: file name in the bundle -> tensors."""

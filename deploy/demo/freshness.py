@@ -16,7 +16,8 @@ import pyarrow as pa
 class ProfileProbe:
     """Times single events: from just before they are produced until an answer was computed with them.
 
-    `before(chunk)` is called by the replay before it sends; when the probe is free it remembers what the server says
+    `before(chunk)` is called by the replay before it sends; when the probe is free it remembers what the
+    server says
     for one user of the chunk and then asks until that user's profile position moves.
     """
 

@@ -16,7 +16,8 @@ def local_ms(year: int, month: int, day: int) -> int:
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """Event times in ms: history [history_from, live_from) trains the first bundle, then [live_from, live_to) is replayed.
+    """Event times in ms: history [history_from, live_from) trains the first bundle, then [live_from,
+    live_to) is replayed.
 
     speed: event seconds per wall second of the live part.
     """

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.demo.freshness import percentile
-from deploy.progressive import STRATEGIES, Interval, Scored
+from deploy.progressive import PAIRS, STRATEGIES, Interval, Scored
 
 
 @dataclass
@@ -95,18 +95,16 @@ def print_report(console: Console, measured: Measured) -> None:
         ("events/s while live", f"{figures['events_per_s']:,.0f}"),
         ("deltas served", f"{measured.deltas}"),
         ("bundles served", f"{measured.bundles}"),
-        ("requests", f"{measured.requests:,} (p50 {_ms(figures['request_p50_ms'])}, p99 {_ms(figures['request_p99_ms'])})"),
+        ("requests", f"{measured.requests:,}"),
+        ("request latency", _spread(measured.latency_ms)),
         ("failed requests", f"{len(measured.failed)}"),
         ("mixed-version answers", f"{len(measured.mixed)} of {measured.audited} recomputed from their files"),
         ("event → profile → answer", _spread(measured.profile_ms)),
         ("end of interval → delta served", _spread(measured.delta_ms)),
     ]  # fmt: skip
-    for name in STRATEGIES:
-        if name in measured.recall:
-            rows.append((f"recall@50, next hour: {name}", _share(measured.recall[name])))
-    for name in ("daily-frozen", "hourly-daily"):
-        if name in measured.recall:
-            rows.append((f"difference {name.replace('-', ' − ')}", _share(measured.recall[name], "+")))
+    recall = measured.recall
+    rows += [(f"recall@50, next hour: {name}", _share(recall[name])) for name in STRATEGIES]
+    rows += [(f"{b} − {a}", _share(recall[f"{b}-{a}"], "+")) for a, b in PAIRS]
     rows.append(("wall time", f"{measured.wall_s:.0f} s"))
     for row in rows:
         table.add_row(*row)
@@ -153,14 +151,10 @@ def plot(file: Path, scored: list[Scored], measured: Measured) -> None:
     plt.close(figure)
 
 
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} ms"
-
-
 def _spread(values: list[float]) -> str:
     if not values:
         return "not measured"
-    return f"p50 {percentile(values, 50):.0f} ms, p99 {percentile(values, 99):.0f} ms (n = {len(values)})"
+    return f"p50 {percentile(values, 50):.3g} ms, p99 {percentile(values, 99):.3g} ms (n = {len(values):,})"
 
 
 def _share(interval: Interval, sign: str = "") -> str:

@@ -1,4 +1,6 @@
-"""`freshrecall demo`: history in, first bundle, then days of real purchases through the whole loop, measured."""
+"""`freshrecall demo`: history in, first bundle, then days of real purchases through the whole loop,
+measured.
+"""
 
 from __future__ import annotations
 
@@ -79,9 +81,7 @@ def run_demo(short: bool, exit_at_end: bool, data_dir: Path) -> None:
             measured.about["short"] = short
             write_report(data_dir / "report.json", measured)
             print_report(console, measured)
-            console.print(
-                f"report: {data_dir / 'report.json'}   plot: {data_dir / 'demo.png'}   logs: {data_dir / 'up.log'}"
-            )
+            console.print(f"in {data_dir}: report.json, demo.png (plot), up.log, freshrecall.toml")
             if not exit_at_end:
                 console.print(f"The server is up at {url} (try {url}/docs); Ctrl-C ends it.")
                 with contextlib.suppress(KeyboardInterrupt):
@@ -134,7 +134,7 @@ class _Demo:
             scored = list(validation.run(first, lambda seen, of: done(seen / of)))
             recall = summary(scored)
         with stages.stage("answers recomputed from their files"):
-            audited, mixed = check_answers(self._config)
+            audited, mixed = check_answers(self._config, self._config.data_dir / "audit.jsonl")
         answers = client.answers
         measured = Measured(
             events=len(events),
@@ -204,9 +204,8 @@ class _Demo:
             child = ChildProcess("retrain", command("retrain", self._file), output, os.environ)
             code = child.process.wait()
         if code != 0:
-            raise StartError(
-                f"first retrain: expected exit code 0, got {code}; see {self._config.data_dir / 'retrain.log'}"
-            )
+            log = self._config.data_dir / "retrain.log"
+            raise StartError(f"first retrain: expected exit code 0, got {code}; see {log}")
 
     def _answers(self, path: str) -> bool:
         import httpx

@@ -16,6 +16,7 @@ store_port = {store_port}
 [serving]
 port = {port}
 clock = "event"
+audit_file = "{data_dir}/audit.jsonl"
 audit_share = {audit_share}
 
 [schedule]

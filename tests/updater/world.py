@@ -23,7 +23,8 @@ START = 1_700_000_000_000 // HOUR * HOUR
 USERS, ITEMS, GROUPS = 60, 80, 4
 
 CONFIG = ModelConfig(
-    kind="two_tower", dim=16, id_dim=16, hidden=(32,), history_length=10, batch_size=64, batch_size_incremental=32,
+    kind="two_tower", dim=16, id_dim=16, hidden=(32,), history_length=10, batch_size=64,
+    batch_size_incremental=32,
     negatives=32, positives=("purchase",), epochs_first=2,
 )  # fmt: skip
 RECIPE = Recipe({"two_tower": CONFIG}, (), ("purchase",), popularity_half_life_ms=12 * HOUR)
@@ -85,7 +86,8 @@ class World:
         """One full retrain through the end of an hour."""
         through = None if through_hour is None else START + through_hour * HOUR
         job = FullRetrain(
-            self.reader, self.registry, self.pointer, lambda ms: CatalogueColumns(), self.recipe, IndexConfig(),
+            self.reader, self.registry, self.pointer, lambda ms: CatalogueColumns(), self.recipe,
+            IndexConfig(),
             UPDATE, now_ms=lambda: 0, **changes,  # type: ignore[arg-type]
         )  # fmt: skip
         return job.run(through)
