@@ -65,7 +65,7 @@ _encoder = msgspec.msgpack.Encoder()
 decode_event = msgspec.msgpack.Decoder(Event).decode
 _decode_packed = msgspec.msgpack.Decoder(_Packed).decode
 _decode_envelope = msgspec.msgpack.Decoder(_Envelope).decode
-_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode(event: Event) -> bytes:
@@ -113,7 +113,7 @@ def decode_messages(messages: Sequence[bytes]) -> DecodedMessages:
             if message[1:4] == _VERSION_FIELD and message[4:11] != _EVENTS_FIELD:
                 events.append(decode_event(message))
                 continue
-        except _FAILURES:
+        except FAILURES:
             pass
         decoded = _examine(message)
         events += decoded.events
@@ -135,7 +135,7 @@ def decode_message(message: bytes) -> Decoded:
             return Decoded(events, range(len(events)), [])
         if message[1:4] == _VERSION_FIELD and message[4:11] != _EVENTS_FIELD:
             return Decoded([decode_event(message)], _FIRST, [])
-    except _FAILURES:
+    except FAILURES:
         pass
     return _examine(message)
 
@@ -147,8 +147,8 @@ def _examine(message: bytes) -> Decoded:
     """Slow path: foreign field order, or something is wrong."""
     try:
         envelope = _decode_envelope(message)
-    except _FAILURES as error:
-        return Decoded([], [], [Rejected(0, *_classify(error), message)])
+    except FAILURES as error:
+        return Decoded([], [], [Rejected(0, *classify(error), message)])
     if envelope.v != VERSION:
         detail = f"schema version {envelope.v}; this program reads version {VERSION}: upgrade the consumer"
         return Decoded([], [], [Rejected(0, "schema_version", detail, message)])
@@ -159,12 +159,12 @@ def _examine(message: bytes) -> Decoded:
         try:
             decoded.events.append(decode_event(part))
             ordinals.append(ordinal)
-        except _FAILURES as error:
-            decoded.rejected.append(Rejected(ordinal, *_classify(error), bytes(part)))
+        except FAILURES as error:
+            decoded.rejected.append(Rejected(ordinal, *classify(error), bytes(part)))
     return decoded._replace(ordinals=ordinals)
 
 
-def _classify(error: Exception) -> tuple[str, str]:
+def classify(error: Exception) -> tuple[str, str]:
     """Reason and detail from the decoder's message, which names the field as `$.field`."""
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
@@ -177,7 +177,7 @@ def _classify(error: Exception) -> tuple[str, str]:
         return "schema_version", text
     if "`$.kind`" in text:
         return ("unknown_kind" if text.startswith("Invalid enum") else "invalid_value"), text
-    if "_id`" in text:
+    if "_id`" in text or "`$.id`" in text:
         return "invalid_id", text
     return "invalid_value", text
 
@@ -186,16 +186,16 @@ def _checked(body: bytes) -> bytes:
     """Refuse at the producer what a consumer would refuse: msgspec checks limits only while decoding."""
     try:
         decode_event(body)
-    except _FAILURES as error:
-        raise Malformed(*_classify(error)) from error
+    except FAILURES as error:
+        raise Malformed(*classify(error)) from error
     return body
 
 
 def _checked_list(body: bytes) -> bytes:
     try:
         _decode_list(body)
-    except _FAILURES as error:
-        raise Malformed(*_classify(error)) from error
+    except FAILURES as error:
+        raise Malformed(*classify(error)) from error
     return body
 
 

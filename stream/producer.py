@@ -14,6 +14,7 @@ import pyarrow as pa
 from kafka import KafkaProducer
 from kafka.partitioner.default import murmur2
 
+from stream.change import Change, encode_changes
 from stream.codec import encode, encode_packed
 from stream.errors import StreamError
 from stream.event import Event
@@ -39,6 +40,7 @@ class EventProducer:
         self._partition_of = lru_cache(maxsize=1_000_000)(self._partition)
         self._producer = self._connect()
         self._failures: list[str] = []
+        self._others: dict[str, tuple[int, ...]] = {}
 
     def send(self, events: Iterable[Event]) -> None:
         """One message per event. Raises Malformed for an event that consumers would refuse."""
@@ -62,6 +64,21 @@ class EventProducer:
         int64 or string columns of IDs as users write them (not key texts); null or "" is no item.
         """
         self.send_packed(_rows(table))
+
+    def send_changes(self, topic: str, changes: Iterable[Change]) -> None:
+        """Upserts and deletes to a catalogue topic (`config.items` or `config.users`), packed."""
+        if topic not in self._others:
+            with Topics(self.config) as topics:
+                self._others[topic] = topics.ensure([topic])[topic].partitions
+        partitions = self._others[topic]
+        groups: dict[int, list[Change]] = {}
+        for change in changes:
+            hashed: int = murmur2(encode_id(change.id).encode())
+            groups.setdefault(partitions[(hashed & 0x7FFFFFFF) % len(partitions)], []).append(change)
+        for partition, group in groups.items():
+            for first in range(0, len(group), self.config.pack):
+                content = encode_changes(group[first : first + self.config.pack])
+                self._put(topic, content, None, partition)
 
     def send_raw(
         self, topic: str, content: bytes, key: bytes | None = None, partition: int | None = None
@@ -138,6 +155,14 @@ class EventProducer:
 
     def _failed(self, error: BaseException) -> None:
         self._failures.append(repr(error))
+
+
+def changes_of(table: pa.Table, key: str, ts_ms: int) -> Iterable[Change]:
+    """Upserts from a table of attributes with one row per ID in column `key`; nulls and NaN are left out."""
+    for row in table.to_pylist():
+        identifier = row.pop(key)
+        kept = {name: value for name, value in row.items() if value is not None and value == value}
+        yield Change(id=identifier, ts_ms=ts_ms, attributes=kept)
 
 
 def _rows(table: pa.Table) -> Iterable[Event]:

@@ -19,9 +19,15 @@ def times(judge, *ts, partition=0, now=NOW):
 
 def test_ids_are_measured_in_bytes():
     events = [
-        event(0, user_id="ü" * 128), event(1, user_id="ü" * 129), event(2, user_id="#" * 256), event(3, item_id="é" * 200),
-        event(4, event_id="é" * 200), event(5, scene="é" * 200), event(6, request_id="é" * 200), event(7, user_id="#" + "ü" * 128),
-    ]  # fmt: skip
+        event(0, user_id="ü" * 128),
+        event(1, user_id="ü" * 129),
+        event(2, user_id="#" * 256),
+        event(3, item_id="é" * 200),
+        event(4, event_id="é" * 200),
+        event(5, scene="é" * 200),
+        event(6, request_id="é" * 200),
+        event(7, user_id="#" + "ü" * 128),
+    ]
     bad = bad_fields(batch(events))
     assert sorted(bad) == [1, 3, 4, 5, 6, 7]
     assert {reason for reason, _ in bad.values()} == {"invalid_id"}
