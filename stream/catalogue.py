@@ -35,8 +35,8 @@ class Catalogue:
         """Items as of an event time (default: the newest state), one row per item that exists.
 
         `item_id` is the key text; every attribute is a column: int64 or float64 if all its values are
-        `item_id` is the key text; every attribute is a column: int64 or float64 if all its values are
         numbers, else string. Null where an item lacks it. The same table object while nothing in it changes.
+        """
         return self._table(ITEMS, as_of_ms)
 
     def users_table(self, as_of_ms: int | None = None) -> pa.Table:
