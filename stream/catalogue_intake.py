@@ -1,5 +1,6 @@
 """From the catalogue topics into the catalogue, and user attributes into the profiles."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,10 +11,14 @@ import pyarrow as pa
 from stream.catalogue import ITEMS, USERS, CatalogueWriter
 from stream.change import Change, decode_changes, to_batch
 from stream.dead_letters import DeadLetters, dead_letter
+from stream.errors import Unreachable
 from stream.keys import encode_id
 from stream.profiles import Profiles
 from stream.reader import Chunk, Reader
 from stream.topics import KafkaConfig
+
+log = logging.getLogger(__name__)
+RETRY_S = 0.5
 
 
 class CatalogueIntake:
@@ -43,13 +48,13 @@ class CatalogueIntake:
             while not stop.is_set():
                 chunks = reader.take(0.05)
                 for chunk in chunks:
-                    self._take_in(chunk)
-                if chunks:
+                    self._take_in(chunk, stop)
+                if chunks and not stop.is_set():
                     reader.done(chunks)
         finally:
             reader.close()
 
-    def _take_in(self, chunk: Chunk) -> None:
+    def _take_in(self, chunk: Chunk, stop: threading.Event) -> None:
         changes: list[Change] = []
         letters = []
         for record in chunk.records:
@@ -67,9 +72,19 @@ class CatalogueIntake:
         batch: pa.RecordBatch = to_batch(changes)
         if name == USERS and self._profiles is not None:
             # Before the position moves: setting attributes twice does no harm, losing them would.
-            self._profiles.set_attributes(_texts(changes))
+            while not self._applied(self._profiles, changes):
+                if stop.wait(RETRY_S):
+                    return
         self._catalogue.append(name, batch, {place: chunk.records[-1].offset + 1})
         self.changes += len(changes)
+
+    def _applied(self, profiles: Profiles, changes: Sequence[Change]) -> bool:
+        try:
+            profiles.set_attributes(_texts(changes))
+        except Unreachable as error:
+            log.warning("user attributes wait: %s", error)
+            return False
+        return True
 
     def _starts(self, topic: str, topic_id: str) -> dict[int, int]:
         incarnation = self._catalogue.incarnation(topic_id)

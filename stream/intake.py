@@ -4,6 +4,7 @@ A polling thread (stream/reader.py) is never blocked by any of it. Bad events be
 letters and stop nothing.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,12 +19,17 @@ from stream.archive import Archive
 from stream.codec import DecodedMessages, decode_messages
 from stream.columns import to_columns
 from stream.dead_letters import DeadLetter, DeadLetters, dead_letter
+from stream.errors import Unreachable
 from stream.profiles import Profiles
 from stream.reader import Chunk, Reader
 from stream.seals import Positions, Seal, column
 from stream.topics import KafkaConfig
 from stream.validate import TimeGuard, TimeLimits, bad_fields
 from stream.watermark import Watermark
+
+log = logging.getLogger(__name__)
+REPAIR_S = 0.5
+"""How long to wait before asking an absent store again."""
 
 
 class IntakeConfig(BaseModel):
@@ -73,6 +79,7 @@ class Intake:
         self._topic_id = ""
         self._partitions: tuple[int, ...] = ()
         self._incarnation = 0
+        self._repair_at: float | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Take events in until `stop` is set.
@@ -99,6 +106,11 @@ class Intake:
             self.take_in(chunks)
             reader.done(chunks)
         self._seal(reader.quiet_s(self.kafka.events))
+        if self._repair_at is not None and self._clock() >= self._repair_at:
+            try:
+                self._repair_profiles()
+            except Unreachable as error:
+                self._profiles_away(error)
 
     def take_in(self, chunks: Sequence[Chunk]) -> None:
         """Make the good events of these messages durable; the bad ones become dead letters first."""
@@ -133,8 +145,11 @@ class Intake:
         new = self.archive.append(batch, following)
         self._count(len(records), batch.num_rows, new)
         self._observe(batch)
-        if self.profiles is not None:
-            self.profiles.apply(batch, following)
+        if self.profiles is not None and self._repair_at is None:
+            try:
+                self.profiles.apply(batch, following)
+            except Unreachable as error:
+                self._profiles_away(error)
 
     def _good(
         self, batch: pa.RecordBatch, decoded: DecodedMessages
@@ -192,6 +207,12 @@ class Intake:
         self.counts.dead = dict(self.dead_letters.counts)
 
     def _repair_profiles(self) -> None:
-        """Give the profiles what was archived but not applied before the last end."""
+        """Give the profiles what was archived but not applied."""
         if self.profiles is not None:
             self.profiles.repair(self.archive)
+        self._repair_at = None
+
+    def _profiles_away(self, error: Unreachable) -> None:
+        # The archive goes on alone; what the profiles miss is applied from it once the store is back.
+        log.warning("profiles fall behind: %s", error)
+        self._repair_at = self._clock() + REPAIR_S

@@ -86,6 +86,15 @@ class EventProducer:
         """Any bytes to any topic."""
         self._put(topic, content, key, partition)
 
+    def publish(self, topic: str, content: bytes) -> None:
+        """Best effort, for copies such as dead letters: what a lost broker does not take is only logged."""
+        if self._failures:
+            log.warning("%d messages were not stored, first %s", len(self._failures), self._failures[0])
+            self._failures = []
+            self._producer.close(timeout=0)
+            self._producer = self._connect()
+        self._put(topic, content, None, None)
+
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until everything sent is stored. Raises DeliveryFailed if something was not."""
         try:

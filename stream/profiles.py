@@ -75,6 +75,7 @@ class Profiles:
     def __init__(self, url: str, config: ProfileConfig | None = None) -> None:
         """Connect. Raises Unreachable if the store does not answer."""
         self.config = config or ProfileConfig()
+        self._url = url
         self._store = redis.Redis.from_url(url)
         try:
             self._store.ping()
@@ -92,7 +93,14 @@ class Profiles:
         """Apply events of EVENT_SCHEMA, each partition in order; what was applied before is skipped.
 
         `following`: next offsets after this batch, recorded last; they say where a replay has to begin.
+        Raises Unreachable if the store went away; applying the same again later does no harm.
         """
+        try:
+            self._apply_all(batch, following or {})
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise Unreachable(SETTING, self._url, type(error).__name__) from error
+
+    def _apply_all(self, batch: pa.RecordBatch | pa.Table, following: Mapping[tuple[int, int], int]) -> None:
         calls = self._calls(batch)
         size = self.config.batch_users
         for first in range(0, len(calls), size):
@@ -112,7 +120,10 @@ class Profiles:
 
     def positions(self) -> Positions:
         """(incarnation, partition) -> next offset to apply."""
-        marks: dict[bytes, bytes] = self._store.hgetall(f"{self.config.prefix}:applied")  # type: ignore[assignment]
+        try:
+            marks: dict[bytes, bytes] = self._store.hgetall(f"{self.config.prefix}:applied")  # type: ignore[assignment]
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise Unreachable(SETTING, self._url, type(error).__name__) from error
         pairs = ((key.decode().split(":"), offset) for key, offset in marks.items())
         return {(int(i), int(p)): int(offset) for (i, p), offset in pairs}
 
@@ -141,12 +152,15 @@ class Profiles:
         return looked_at
 
     def set_attributes(self, attributes: Mapping[str, Mapping[str, str] | None]) -> None:
-        """Replace the attributes of users (key text -> attributes, None = deleted)."""
-        with self._store.pipeline(transaction=False) as pipeline:
-            for user_id, values in attributes.items():
-                content = msgspec.json.encode(values or {})
-                pipeline.hset(user_keys(self.config.prefix, user_id)[0], "attributes", content)
-            pipeline.execute()
+        """Replace the attributes of users (key text -> attributes, None = deleted). Raises Unreachable."""
+        try:
+            with self._store.pipeline(transaction=False) as pipeline:
+                for user_id, values in attributes.items():
+                    content = msgspec.json.encode(values or {})
+                    pipeline.hset(user_keys(self.config.prefix, user_id)[0], "attributes", content)
+                pipeline.execute()
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def close(self) -> None:
         """End the connection."""

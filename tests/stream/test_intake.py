@@ -12,7 +12,7 @@ import msgpack
 import pyarrow as pa
 import pytest
 
-from deploy.embedded import EmbeddedBroker
+from deploy.embedded import EmbeddedBroker, EmbeddedStore
 from stream.archive import Archive, ArchiveReader
 from stream.codec import encode
 from stream.dead_letters import DeadLetters
@@ -184,6 +184,23 @@ def test_profiles_follow_within_a_second(kafka, store, topics, tmp_path, eventua
             lambda: profiles._store.hget(f"{profiles.config.prefix}:{{u:u}}", "n:click") == b"2",
             timeout_s=1.0,
         )
+
+
+def test_an_absent_store_holds_nothing_up_and_is_repaired(kafka, topics, tmp_path, eventually):
+    with EmbeddedStore(tmp_path / "store") as service, EventProducer(kafka) as producer:
+        profiles = Profiles(service.url, ProfileConfig(prefix=topics("repair")))
+        counter = (f"{profiles.config.prefix}:{{u:u}}", "n:click")
+        with running(kafka, tmp_path, profiles) as intake:
+            for first in (0, 50, 100):
+                if first == 50:
+                    service.stop()
+                elif first == 100:
+                    service.start()
+                producer.send(event(n, user_id="u") for n in range(first, first + 50))
+                producer.flush()
+                eventually(lambda total=first + 50: intake.counts.events == total)
+            eventually(lambda: profiles.positions() == intake.archive.next_offsets())
+            assert profiles._store.hget(*counter) == b"150"
 
 
 def test_a_slow_archive_pauses_the_polling(kafka, tmp_path, eventually, monkeypatch):
