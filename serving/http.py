@@ -75,7 +75,7 @@ class Api:
         """POST /v1/recall."""
         body = decode(_RECALL, await request.body())
         self.snapshot()  # without one, there is no reason to ask for the profile
-        profile, degraded = await self._profile(key_text(body.user_id, "$.user_id"))
+        profile, degraded = await self._profile(key_text(body.user_id, "$.user_id"), body.exclude_seen)
         snapshot = self.snapshot()
         ts_ms = body.ts_ms or self._moment_ms(snapshot, profile)
         with torch.inference_mode():
@@ -138,10 +138,10 @@ class Api:
         """GET /docs: a page that needs nothing but this server."""
         return Response(_DOCS.read_bytes(), media_type="text/html")
 
-    async def _profile(self, user_key: str) -> tuple[Profile, tuple[str, ...]]:
+    async def _profile(self, user_key: str, consumed: bool) -> tuple[Profile, tuple[str, ...]]:
         try:
             async with asyncio.timeout(self.config.profile_timeout_s):
-                return await self.profiles.fetch(user_key), ()
+                return await self.profiles.fetch(user_key, consumed), ()
         except Exception as error:  # a store that is away must not take recall down with it
             self.metrics.profile_failures.inc()
             return NO_PROFILE, (f"profile: {type(error).__name__}: {str(error)[:200]}",)

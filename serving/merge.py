@@ -12,9 +12,11 @@ Ranked = Sequence[tuple[str, T]]
 def snake_merge(channels: Sequence[Ranked[T]], k: int) -> list[tuple[int, int]]:
     """The first k distinct keys, the channels taking turns in a snake (a b, b a, a b, …).
 
-    channels: rankings of (key, anything), best first. Returns (channel, place in it) of every pick.
-    A channel whose turn it is skips what was already taken; an exhausted one is passed over.
+    channels: rankings of (key, anything), best first, keys distinct in each. Returns (channel, place in it)
+    of every pick. A channel whose turn it is skips what was already taken; an exhausted one is passed over.
     """
+    if len(channels) == 1:
+        return [(0, place) for place in range(min(k, len(channels[0])))]
     taken: set[str] = set()
     next_place = [0] * len(channels)
     picks: list[tuple[int, int]] = []

@@ -54,8 +54,8 @@ class Profile(Protocol):
 class ProfileSource(Protocol):
     """Fetches a profile by the user's key text in one round trip; reading never mutates."""
 
-    async def fetch(self, user_id: str) -> Profile:
-        """The profile; may raise when the store is away."""
+    async def fetch(self, user_id: str, consumed: bool = True) -> Profile:
+        """The profile, `consumed` left empty unless asked for; may raise when the store is away."""
         ...
 
 

@@ -127,7 +127,7 @@ def test_slow_profile_store(tmp_path):
     world.serve(world.bundle())
 
     class Stuck:
-        async def fetch(self, user_id):
+        async def fetch(self, user_id, consumed=True):
             await asyncio.get_running_loop().create_future()
 
     world.profiles = Stuck()

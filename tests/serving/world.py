@@ -82,7 +82,7 @@ class FakeProfiles:
             position=position,
         )
 
-    async def fetch(self, user_id):
+    async def fetch(self, user_id, consumed=True):
         self.fetched.append(user_id)
         if self.error:
             raise self.error
