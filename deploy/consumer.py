@@ -7,7 +7,15 @@ import torch
 
 from deploy.config import Config
 from deploy.threads import Loop, run_together
-from deploy.wiring import archive, dead_letters, incremental_updater, intake, profiles
+from deploy.wiring import (
+    archive,
+    catalogue_intake,
+    catalogue_writer,
+    dead_letters,
+    incremental_updater,
+    intake,
+    profiles,
+)
 
 
 def run_consumer(config: Config, stop: threading.Event) -> None:
@@ -20,8 +28,12 @@ def run_consumer(config: Config, stop: threading.Event) -> None:
         held = stack.enter_context(archive(config))
         online = stack.enter_context(contextlib.closing(profiles(config)))
         letters = stack.enter_context(dead_letters(config))
+        writer = stack.enter_context(contextlib.closing(catalogue_writer(config)))
         taking_in = intake(config, held, online, letters)
-        loops: dict[str, Loop] = {"intake": taking_in.run}
+        loops: dict[str, Loop] = {
+            "intake": taking_in.run,
+            "catalogue": catalogue_intake(config, writer, online, letters).run,
+        }
         if config.update.incremental:
             loops["updater"] = incremental_updater(config).run
         run_together(stop, loops)

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from deploy.processes import ChildProcess
+
+ExitCode = Callable[[], int | None]
+"""Exit code of a process, None while it runs."""
 
 _COLOURS = ("36", "33", "32", "35", "34")
 
@@ -31,14 +34,18 @@ class Supervisor:
         reader.start()
         self._children.append((child, reader))
 
-    def wait(self, stop: threading.Event) -> int:
-        """Block until `stop` is set (returns 0) or a child has ended (returns 1 after saying which)."""
+    def wait(self, stop: threading.Event, others: Mapping[str, ExitCode] | None = None) -> int:
+        """Block until `stop` is set (returns 0) or a child or one of `others` has ended.
+
+        Says which it was, and returns 1, or 2 where that was its own exit code (it could not start).
+        """
+        watched = dict(others or {}) | {child.name: child.exit_code for child, _ in self._children}
         while not stop.wait(self._poll_s):
-            for child, _ in self._children:
-                code = child.exit_code()
+            for name, exit_code in watched.items():
+                code = exit_code()
                 if code is not None:
                     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                    self.say("up", f"{child.name} ended by itself ({how}); stopping the others")
+                    self.say("up", f"{name} ended by itself ({how}); stopping the others")
                     return code if code == 2 else 1
         return 0
 

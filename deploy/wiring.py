@@ -6,20 +6,19 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import pyarrow as pa
-
+from deploy import catalogue_import
 from deploy.addresses import resolved
 from deploy.config import Config
 from models.catalogue_columns import CatalogueColumns
 from models.pointer import PointerStore
 from models.registry import Registry
 from stream.archive import Archive, ArchiveReader
-from stream.catalogue import Catalogue
+from stream.catalogue import Catalogue, CatalogueWriter
+from stream.catalogue_intake import CatalogueIntake
 from stream.dead_letters import DeadLetters
 from stream.intake import Intake
 from stream.producer import EventProducer
 from stream.profiles import AsyncProfiles, Profiles
-from stream.topics import Topics
 from updater.incremental import CatalogueAt, IncrementalUpdater
 from updater.retrain import FullRetrain, Provenance
 from updater.schedule import DailyJob, Schedule
@@ -42,8 +41,6 @@ def open_producer(config: Config) -> EventProducer:
 def dead_letters(config: Config) -> Iterator[DeadLetters]:
     """Refused events into `dead.jsonl` and the topic of dead letters. Raises Unreachable."""
     kafka = resolved(config).kafka
-    with Topics(kafka) as topics:
-        topics.ensure([kafka.dead])
     with EventProducer(kafka) as producer:
         yield DeadLetters(config.dead_letter_file, lambda record: producer.send_raw(kafka.dead, record))
 
@@ -54,8 +51,7 @@ def profiles(config: Config) -> Profiles:
 
 
 def async_profiles(config: Config) -> AsyncProfiles:
-    """The reading end of the online profiles. Raises Unreachable when no store answers."""
-    profiles(config).close()  # an absent store is reported at the start, not by the first request
+    """The reading end of the online profiles."""
     return AsyncProfiles(resolved(config).redis.url, config.profiles)
 
 
@@ -85,22 +81,36 @@ def pointer(config: Config) -> PointerStore:
     return PointerStore(config.registry_dir, resolved(config).redis.url)
 
 
+def catalogue_writer(config: Config) -> CatalogueWriter:
+    """The writing end of the catalogue."""
+    return CatalogueWriter(config.catalogue_dir)
+
+
+def catalogue_intake(
+    config: Config, writer: CatalogueWriter, online: Profiles, letters: DeadLetters
+) -> CatalogueIntake:
+    """From the catalogue topics into `writer`, and user attributes into `online`."""
+    return CatalogueIntake(resolved(config).kafka, writer, online, letters)
+
+
+def import_catalogue(config: Config, items: Path | None, users: Path | None) -> int:
+    """Parquet tables of items and users into the catalogue topics; returns the number of rows sent."""
+    return catalogue_import.import_catalogue(resolved(config).kafka, items, users)
+
+
 def catalogue_at(config: Config) -> CatalogueAt:
     """The catalogue as of an event time; the same object again while nothing in it has changed."""
     catalogue = Catalogue(config.catalogue_dir)
-    held: list[CatalogueColumns] = []
+    held = CatalogueColumns()
 
     def at(as_of_ms: int) -> CatalogueColumns:
+        nonlocal held
         items, users = catalogue.items_table(as_of_ms), catalogue.users_table(as_of_ms)
-        if not held or not (_same(held[0].items, items) and _same(held[0].users, users)):
-            held[:] = [CatalogueColumns(items, users)]
-        return held[0]
+        if held.items is not items or held.users is not users:
+            held = CatalogueColumns(items, users)
+        return held
 
     return at
-
-
-def _same(old: pa.Table, new: pa.Table) -> bool:
-    return old is new or old.equals(new)
 
 
 def incremental_updater(config: Config) -> IncrementalUpdater:

@@ -15,11 +15,13 @@ def run(
         freshrecall consume --kafka broker:9092 --redis redis://store:6379/0
     """
     from deploy.logs import show_logs
+    from deploy.reachable import require_services
     from deploy.signals import stop_on_signals
 
     stop = stop_on_signals()
     settings = configured(config, data_dir, kafka, redis)
     show_logs()
+    require_services(settings)
     from deploy.consumer import run_consumer
 
     run_consumer(settings, stop)

@@ -38,7 +38,7 @@ def run(
         str,
         typer.Argument(
             help="Parquet table in the standard form (ts_ms, user_id, item_id, kind, scene, request_id, "
-            "value), or [bold]completejourney[/]."
+            "value), or [bold]completejourney[/], which brings its items and users."
         ),
     ],
     speed: Annotated[
@@ -46,6 +46,12 @@ def run(
     ] = "3600",
     from_ms: Annotated[int | None, typer.Option(help="First event time to send, ms.")] = None,
     to_ms: Annotated[int | None, typer.Option(help="Event time to stop before, ms.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Parquet table of items (item_id, attributes) to send first.")
+    ] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="Parquet table of users (user_id, attributes) to send first.")
+    ] = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     kafka: Kafka = None,
@@ -60,6 +66,7 @@ def run(
 
         freshrecall replay events.parquet --speed max --kafka broker:9092
     """
+    from deploy.catalogue_import import import_catalogue
     from deploy.datasets import completejourney, read_events
     from deploy.event_ids import derived_event_ids
     from deploy.replay import replay
@@ -67,7 +74,12 @@ def run(
 
     settings = configured(config, data_dir, kafka)
     with EventProducer(settings.kafka) as producer:  # first, so that an absent broker shows at once
-        path = completejourney(settings.data_dir).events if table == "completejourney" else Path(table)
+        path = Path(table)
+        if table == "completejourney":
+            dataset = completejourney(settings.data_dir)
+            path, items, users = dataset.events, items or dataset.items, users or dataset.users
+        if items or users:
+            typer.echo(f"{import_catalogue(settings.kafka, items, users):,} items and users")
         events = read_events(path, from_ms, to_ms)
         if "event_id" not in events.column_names:
             events = events.append_column("event_id", derived_event_ids(events))

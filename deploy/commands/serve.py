@@ -23,11 +23,13 @@ def run(
         curl -s localhost:8000/v1/recall -d '{"user_id": 900, "k": 10}'
     """
     from deploy.logs import show_logs
+    from deploy.reachable import require_services
     from deploy.signals import stop_on_signals
 
     stop = stop_on_signals()
     settings = configured(config, data_dir, kafka, redis, port)
     show_logs()
+    require_services(settings)
     from deploy.server import run_server
 
     run_server(settings, stop)

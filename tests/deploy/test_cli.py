@@ -60,10 +60,11 @@ def test_an_unknown_key_is_one_line_and_code_2(verb: str, tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize("verb", [["consume"], ["replay", "completejourney"]])
+@pytest.mark.parametrize("verb", [["consume"], ["serve"], ["up"], ["replay", "completejourney"]])
 def test_an_absent_broker_is_one_line_with_address_and_setting(verb: list[str], tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
-    done = freshrecall(*verb, "--kafka", address, "--data-dir", str(tmp_path))
+    options = ("--kafka", address, "--data-dir", str(tmp_path))
+    done = freshrecall(*verb, *options, FRESHRECALL__KAFKA__CONNECT_TIMEOUT_MS="500")
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     line = done.stderr.splitlines()[-1]

@@ -52,6 +52,13 @@ def test_a_child_that_dies_is_reported_and_ends_the_rest() -> None:
     assert not any(map(alive, pids))
 
 
+def test_the_end_of_a_service_beside_the_children_is_seen() -> None:
+    output = io.StringIO()
+    supervisor = Supervisor(output)
+    assert supervisor.wait(threading.Event(), {"broker": lambda: -9}) == 1
+    assert "broker ended by itself (signal 9)" in output.getvalue()
+
+
 def test_a_child_that_could_not_start_passes_its_code_on() -> None:
     supervisor = Supervisor(io.StringIO())
     supervisor.start("unreachable", python("raise SystemExit(2)"))
