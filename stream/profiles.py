@@ -24,6 +24,14 @@ from stream.seals import Positions, column
 
 SETTING = "redis.url"
 _SCRIPT = files("stream").joinpath("profiles.lua").read_text()
+# One packed string: hundreds of small replies would cost the client ten times as much to parse.
+_READ = """
+return cmsgpack.pack({
+  redis.call('HGETALL', KEYS[1]),
+  redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES'),
+  ARGV[1] == '1' and redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES') or {}
+})
+"""
 _PLACE_BYTES = 36  # fixed-width hexadecimal position in front of a history member: equal times sort by it
 _HISTORY, _CONSUMED = 1, 2
 
@@ -192,6 +200,7 @@ class AsyncProfiles:
         self.config = config or ProfileConfig()
         self._url = url
         self._store = redis.asyncio.Redis.from_url(url)
+        self._read = self._store.register_script(_READ)
 
     async def ping(self) -> None:
         """Raises Unreachable if the store does not answer."""
@@ -203,16 +212,14 @@ class AsyncProfiles:
     async def fetch(self, user_id: str, consumed: bool = True) -> Profile:
         """The profile of a key text in one round trip; an empty one for an unknown user.
 
-        Without `consumed` the consumed items, which may be many, are left out.
+        Without `consumed` the consumed items, which may be many, are left out. Raises Unreachable.
         """
-        facts, history, items, _ = user_keys(self.config.prefix, user_id)
-        async with self._store.pipeline(transaction=False) as pipeline:
-            pipeline.hgetall(facts)
-            pipeline.zrange(history, 0, -1, withscores=True)
-            if consumed:
-                pipeline.zrange(items, 0, -1, withscores=True)
-            answers = await pipeline.execute()
-        return _profile(user_id, answers[0], answers[1], answers[2] if consumed else [])
+        keys = user_keys(self.config.prefix, user_id)[:3]
+        try:
+            packed: bytes = await self._read(keys=keys, args=[int(consumed)])
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise Unreachable(SETTING, self._url, type(error).__name__) from error
+        return _profile(user_id, *_unpack(packed))
 
     async def close(self) -> None:
         """End the connections."""
@@ -225,27 +232,25 @@ def user_keys(prefix: str, user_id: str) -> list[str]:
     return [base, base + ":h", base + ":c", base + ":r"]
 
 
-def _profile(
-    user_id: str,
-    facts: dict[bytes, bytes],
-    history: list[tuple[bytes, float]],
-    items: list[tuple[bytes, float]],
-) -> Profile:
+def _profile(user_id: str, facts: list[str], history: list[str], items: list[str]) -> Profile:
+    """From the flat lists of the store: field, value, ...; member, score, ...; item, score, ..."""
+    known = dict(zip(facts[::2], facts[1::2], strict=True))
     entries = []
-    for member, ts_ms in history:
+    for member, ts_ms in zip(history[::2], history[1::2], strict=True):
         item, kind, request = _unpack_entry(member[_PLACE_BYTES:])
         entries.append(HistoryEntry(item, kind, int(ts_ms), request))
     return Profile(
         user_id=user_id,
         history=entries,
-        consumed={item.decode(): int(ts_ms) for item, ts_ms in items},
-        counters={name[2:].decode(): int(count) for name, count in facts.items() if name.startswith(b"n:")},
-        attributes=_decode_attributes(facts.get(b"attributes", b"{}")),
-        position=facts.get(b"position", b"").decode(),
+        consumed=dict(zip(items[::2], map(int, items[1::2]), strict=True)),
+        counters={name[2:]: int(count) for name, count in known.items() if name.startswith("n:")},
+        attributes=_decode_attributes(known.get("attributes", "{}")),
+        position=known.get("position", ""),
     )
 
 
 _decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
+_unpack = msgspec.msgpack.Decoder(tuple[list[str], list[str], list[str]]).decode
 
 
 def _in_user_order(batch: pa.RecordBatch | pa.Table) -> Iterator[tuple[Any, ...]]:

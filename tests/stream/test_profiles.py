@@ -139,6 +139,11 @@ def test_absent_store_is_one_clear_error():
         Profiles("redis://127.0.0.1:1")
 
 
+def test_reading_from_an_absent_store_is_one_clear_error(config):
+    with pytest.raises(Unreachable, match=r"redis\.url"):
+        fetch("redis://127.0.0.1:1", config, "u")
+
+
 def test_tables_work_too(store, config, profiles):
     profiles.apply(pa.Table.from_batches([batch([event(0, user_id="u")])]))
     assert fetch(store, config, "u").counters == {"click": 1}
