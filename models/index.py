@@ -8,7 +8,7 @@ kind.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.arrays import Float32Array, Int64Array, UInt8Array
 from models.artifact import Artifact, ArtifactError, Content, pack_keys, unpack_keys
+from models.bitmap import is_set
 from models.bundle import index_file, items_file
+from models.index_graphs import build_hnsw, build_ivf, build_lifted_hnsw
 
 Kind = Literal["exact", "hnsw", "ivf"]
 faiss: Any = _faiss  # its type stubs do not describe the Python layer
@@ -135,13 +137,19 @@ def build_index(vectors: Float32Array, config: IndexConfig, queries: Float32Arra
     sample = vectors if queries is None or not len(queries) else np.ascontiguousarray(queries, np.float32)
     sample = sample[np.linspace(0, len(sample) - 1, min(config.tuning_queries, len(sample))).astype(np.int64)]
     kind: Kind = "ivf" if len(vectors) >= config.ivf_from else "hnsw"
-    builders = [_ivf] if kind == "ivf" else [_hnsw, _hnsw_lifted]
-    for build in builders:
-        index = build(vectors, config)
+    for index in _candidates(kind, vectors, config):
         effort, recall = _tune(BaseIndex(kind, index, vectors), sample, config)
         if recall >= config.recall_target:
             return BaseIndex(kind, index, vectors, effort, recall, time.perf_counter() - began)
     return _exact(vectors, began)
+
+
+def _candidates(kind: Kind, vectors: Float32Array, config: IndexConfig) -> Iterator[Any]:
+    if kind == "ivf":
+        yield build_ivf(vectors, config.ivf_training_per_list)
+    else:
+        yield build_hnsw(vectors, config.hnsw_links, config.hnsw_construction)
+        yield build_lifted_hnsw(vectors, config.hnsw_links, config.hnsw_construction)
 
 
 def item_files(
@@ -231,29 +239,6 @@ def set_search_threads(threads: int) -> None:
     faiss.omp_set_num_threads(threads)
 
 
-def bitmap_of(size: int) -> UInt8Array:
-    """A bitmap of `size` ones."""
-    bits = np.full((size + 7) // 8, 255, np.uint8)
-    if size % 8:
-        bits[-1] = (1 << (size % 8)) - 1
-    return bits
-
-
-def without(bitmap: UInt8Array, positions: Int64Array) -> UInt8Array:
-    """A copy of `bitmap` with the bits of distinct `positions` cleared."""
-    bits = bitmap.copy()
-    np.bitwise_and.at(bits, positions >> 3, ~(np.uint8(1) << (positions & 7).astype(np.uint8)))
-    return bits
-
-
-def is_set(bitmap: UInt8Array, positions: Int64Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether the bits of `positions` are one."""
-    set_: np.ndarray[Any, np.dtype[np.bool_]] = (
-        bitmap[positions >> 3] >> (positions & 7).astype(np.uint8)
-    ) & 1 == 1
-    return set_
-
-
 def _nothing(rows: int, k: int) -> tuple[Float32Array, Int64Array]:
     return np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1, np.int64)
 
@@ -289,57 +274,17 @@ def _stored(flat: Any, shape: tuple[int, ...]) -> Float32Array:
     return np.asarray(_Stored(flat, shape), np.float32)
 
 
-def _hnsw(vectors: Float32Array, config: IndexConfig) -> Any:
-    """A graph built and walked by inner product: quickest where a few large norms lead."""
-    index = faiss.IndexHNSWFlat(vectors.shape[1], config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = config.hnsw_construction
-    index.add(vectors)
-    return index
-
-
-def _hnsw_lifted(vectors: Float32Array, config: IndexConfig) -> Any:
-    """A graph walked by inner product whose edges were chosen by distance: reaches clusters the other one
-    cuts off.
-
-    With one more coordinate, sqrt(max |v|^2 - |v|^2), and 0 there for a query, the nearest by L2 are the
-    largest by inner product (Bachrach et al., RecSys 2014). So the edges fit the plain vectors, and no copy
-    stays.
-    """
-    norms = np.einsum("nd,nd->n", vectors, vectors)
-    lifted = np.hstack([vectors, np.sqrt(np.maximum(norms.max() - norms, 0))[:, None]]).astype(np.float32)
-    graph = faiss.IndexHNSWFlat(lifted.shape[1], config.hnsw_links, faiss.METRIC_L2)
-    graph.hnsw.efConstruction = config.hnsw_construction
-    graph.add(lifted)
-    index = faiss.IndexHNSWFlat(vectors.shape[1], config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
-    index.storage.add(vectors)
-    index.hnsw = graph.hnsw
-    index.hnsw.is_similarity = True
-    index.ntotal = len(vectors)
-    return index
-
-
-def _ivf(vectors: Float32Array, config: IndexConfig) -> Any:
-    lists = 1 << max(0, int(np.log2(max(1.0, 4 * np.sqrt(len(vectors))))))
-    lists = max(1, min(lists, len(vectors) // 40))
-    index = faiss.index_factory(vectors.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
-    step = max(1, len(vectors) // (lists * config.ivf_training_per_list))
-    index.train(np.ascontiguousarray(vectors[::step]))
-    index.add(vectors)
-    return index
-
-
 def _tune(index: BaseIndex, queries: Float32Array, config: IndexConfig) -> tuple[int, float]:
     """The smallest effort that reaches the recall target, and the recall measured with it."""
     k = min(config.recall_at, len(index))
     exact, _ = _scan(index.vectors, queries, k, None)
     most = index.index.nlist if index.kind == "ivf" else min(len(index), 4096)
     efforts = [1 << n for n in range(int(np.log2(max(1, most))) + 1)]
-    recall_of: Callable[[int], float] = lambda effort: _recall(index, queries, k, exact, effort)  # noqa: E731
     recall, effort = 0.0, 1
     for effort in efforts:
         if index.kind == "hnsw" and effort < min(k, most) // 2:
             continue  # an efSearch below k is raised to k
-        recall = recall_of(effort)
+        recall = _recall(index, queries, k, exact, effort)
         if recall >= config.recall_target:
             break
     return effort, recall

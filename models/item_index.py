@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Float32Array, Int64Array, UInt8Array
+from models.bitmap import bitmap_of, is_set, without
 from models.id_table import IdTable
-from models.index import BaseIndex, IndexConfig, bitmap_of, build_index, is_set, without
+from models.index import BaseIndex, IndexConfig, build_index
 
 _OVERLAY = IndexConfig(exact_below=1 << 62)
 

@@ -26,6 +26,7 @@ class ServingConfig(BaseModel):
         1.0, gt=0, description="How often the pointer is read when no notice arrives."
     )
     retry_interval_s: float = Field(10.0, ge=0, description="Pause before a refused version is tried again.")
+    max_body_bytes: int = Field(4_194_304, gt=0, description="Largest request body that is read.")
     audit_file: Path | None = Field(
         None, description="Where audited answers go (JSON lines), with their inputs."
     )

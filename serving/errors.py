@@ -9,6 +9,10 @@ class BadRequest(ValueError):
         self.what, self.where, self.expected, self.got = what, where, expected, got
 
 
+class TooLarge(ValueError):
+    """A request body over the configured size."""
+
+
 class NotFound(LookupError):
     """A named thing does not exist in the served snapshot."""
 

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from serving.audit import AuditLog
 from serving.config import ServingConfig
-from serving.errors import BadRequest, NotFound
+from serving.errors import BadRequest, NotFound, TooLarge
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
@@ -73,7 +73,7 @@ class Api:
 
     async def recall(self, request: Request) -> Response:
         """POST /v1/recall."""
-        body = decode(_RECALL, await request.body())
+        body = decode(_RECALL, await self._body(request))
         self.snapshot()  # without one, there is no reason to ask for the profile
         profile, degraded = await self._profile(key_text(body.user_id, "$.user_id"), body.exclude_seen)
         snapshot = self.snapshot()
@@ -99,7 +99,7 @@ class Api:
 
     async def post_events(self, request: Request) -> Response:
         """POST /v1/events."""
-        body = await request.body()
+        body = await self._body(request)
         single = not body.lstrip().startswith(b"[")
         posted = [decode(_EVENT, body)] if single else decode(_EVENTS, body)
         now_ms = self.now_ms()
@@ -137,6 +137,15 @@ class Api:
     async def docs(self, request: Request) -> Response:
         """GET /docs: a page that needs nothing but this server."""
         return Response(_DOCS.read_bytes(), media_type="text/html")
+
+    async def _body(self, request: Request) -> bytes:
+        limit, parts, size = self.config.max_body_bytes, [], 0
+        async for part in request.stream():
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise TooLarge(f"body: expected at most {limit} bytes (serving.max_body_bytes), got more")
+        return b"".join(parts)
 
     async def _profile(self, user_key: str, consumed: bool) -> tuple[Profile, tuple[str, ...]]:
         try:
@@ -183,6 +192,8 @@ def _observed(route: str, handler: Handler, metrics: ServingMetrics) -> Handler:
             response = await handler(request)
         except BadRequest as error:
             response = _json(Problem(error.what, error.where, error.expected, error.got), 422)
+        except TooLarge as error:
+            response = _json(Problem(str(error)), 413)
         except NotFound as error:
             response = _json(Problem(str(error)), 404)
         except NotReady as error:

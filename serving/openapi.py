@@ -21,6 +21,7 @@ _TYPES = (RecallRequest, RecallAnswer, SimilarAnswer, PostedEvent, EventsAnswer,
 _MEANING = {
     "200": "The answer.",
     "202": "Handed to the stream.",
+    "413": "The body is larger than the server reads.",
     "404": "The item or model does not exist in the served version.",
     "422": "The request is wrong: names the field, what was expected and what was found.",
     "503": "Not ready; the reason is in the answer. Try again later.",
@@ -54,7 +55,12 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     "recall",
                     "Items for a user",
-                    {"200": of["RecallAnswer"], "422": of["Problem"], "503": of["Problem"]},
+                    {
+                        "200": of["RecallAnswer"],
+                        "413": of["Problem"],
+                        "422": of["Problem"],
+                        "503": of["Problem"],
+                    },
                     body=of["RecallRequest"],
                     example={"user_id": 900, "k": 10},
                 )
@@ -63,7 +69,12 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     "events",
                     "One event or a list into the stream",
-                    {"202": of["EventsAnswer"], "422": of["Problem"], "503": of["Problem"]},
+                    {
+                        "202": of["EventsAnswer"],
+                        "413": of["Problem"],
+                        "422": of["Problem"],
+                        "503": of["Problem"],
+                    },
                     body=one_or_many,
                     example={"user_id": 900, "item_id": "a", "kind": "click"},
                 )

@@ -48,16 +48,15 @@ def recall(
         history = max(history, len(moment.history_id))
         names.append(name)
         rankings.append(_from_tower(channel, moment, request.k, excluded_keys))
-    popular = _popular(snapshot, request.k, excluded)
     cold = history == 0
     if cold:
-        names, rankings = [POPULARITY, *names], [popular, *rankings]
+        names, rankings = [POPULARITY, *names], [_popular(snapshot, request.k, excluded), *rankings]
     items = [
         RecalledItem(decode_id(rankings[at][place][0]), rankings[at][place][1], names[at])
         for at, place in snake_merge(rankings, request.k)
     ]
     if not cold and len(items) < request.k:
-        items += _fill(items, popular, request.k)
+        items += _fill(items, _popular(snapshot, request.k + len(items), excluded), request.k)
     explain = None
     if request.explain:
         counts: dict[str, int] = {}

@@ -63,7 +63,7 @@ class Swapper:
         """
         try:
             pointer = self.pointer.get()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self._refuse(None, error)
             return False
         current = self.served.snapshot
@@ -77,14 +77,8 @@ class Swapper:
         try:
             snapshot = self.load(pointer, current)
         except (
-            ArtifactError,
-            MissingDelta,
-            SnapshotRefused,
-            OSError,
-            ValueError,
-            KeyError,
-            RuntimeError,
-        ) as error:
+            Exception
+        ) as error:  # whatever is wrong with a version, the watcher lives on and the old one serves
             self._refuse(pointer, error)
             return False
         self.served.snapshot = snapshot

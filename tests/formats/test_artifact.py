@@ -8,6 +8,8 @@ import pytest
 
 from models import artifact
 from models.artifact import ArtifactError, PublishConflict, open_artifact, publish, sweep
+from models.registry import Registry
+from tests.formats.sample import bundle_fields, bundle_files
 
 FILES = {"a/x.safetensors": {"v": np.arange(6, dtype=np.float32)}, "b.bin": b"bytes", "a/c/d.bin": b""}
 FIELDS = {"watermark_ms": 7, "created": {"created_ms": 1}}
@@ -87,6 +89,25 @@ def test_crash_between_any_two_steps_leaves_nothing_or_the_whole(tmp_path, dying
         sweep(target.parent)
         assert [p.name for p in target.parent.iterdir()] == ["t"]
     assert seen == {True, False}
+
+
+def test_crash_while_a_bundle_is_published(tmp_path, dying, monkeypatch):
+    """The same for a name that follows from the content: no bundle, or the whole one under its own name."""
+    for alive in range(3, 200, 3):
+        registry = Registry(tmp_path / str(alive))
+        double = dying(alive)
+        with contextlib.suppress(Killed):
+            registry.publish_bundle(bundle_files(), bundle_fields())
+        survived = double.left > 0
+        monkeypatch.undo()
+        for bundle in registry.bundles():
+            registry.open_bundle(bundle)
+        assert not survived or registry.bundles()
+        bundle = registry.publish_bundle(bundle_files(), bundle_fields())
+        assert registry.bundles() == [bundle]
+        if survived:
+            return
+    raise AssertionError("never published")
 
 
 def test_everything_is_synced_before_the_rename(tmp_path, dying, monkeypatch):

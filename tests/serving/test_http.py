@@ -192,6 +192,14 @@ def test_similar(ready):
     assert ask(ready, "GET", f"/v1/items/{'é' * 200}/similar").status_code == 422
 
 
+def test_large_bodies_are_not_read(tmp_path):
+    world = World(tmp_path, ServingConfig(max_body_bytes=100))
+    world.serve(world.bundle())
+    answer = ask(world, "POST", "/v1/events", content=b"[" + b" " * 200)
+    assert answer.status_code == 413
+    assert "at most 100 bytes" in answer.json()["error"]
+
+
 def test_metrics(ready):
     ask(ready, "POST", "/v1/recall", json={"user_id": 1})
     text = ask(ready, "GET", "/metrics")

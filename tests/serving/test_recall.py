@@ -109,6 +109,14 @@ def test_never_short_while_items_remain(served, exclude, k):
         assert not {item.id for item in answer.items} & set(exclude)
 
 
+def test_popularity_fills_what_the_towers_leave_empty(tmp_path):
+    world = World(tmp_path)
+    snapshot = world.serve(world.bundle(items=3))  # 20 popular items, 3 of them in the index
+    answer = recall(snapshot, RecallRequest("u1", 18), profile(CLICKS), 500, "r")
+    assert [item.channel for item in answer.items] == ["m"] * 3 + ["popularity"] * 15
+    assert len({item.id for item in answer.items}) == 18
+
+
 def test_integer_and_string_ids_differ(tmp_path):
     world = World(tmp_path)
     base = world.bundle(users=3)

@@ -239,6 +239,19 @@ def test_broken_pointer_file_keeps_the_old(world):
     assert world.counted("swaps_refused", reason="pointer") == 1
 
 
+def test_any_failure_of_loading_is_survived(world):
+    old = world.serve(world.bundle())
+
+    def fail(bundle, name):
+        raise TypeError("a tower of another kind")
+
+    world.swapper.load_tower = fail
+    world.point(world.bundle(1, watermark_ms=2 * HOUR), watermark_ms=2 * HOUR)
+    assert world.swapper.step() is False
+    assert world.snapshot is old
+    assert "another kind" in world.swapper.last_refusal
+
+
 def test_the_watcher_follows_the_file_without_redis(tmp_path):
     world = World(tmp_path)
     world.swapper.config = world.config.model_copy(update={"poll_interval_s": 0.02})
