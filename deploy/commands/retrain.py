@@ -39,6 +39,8 @@ def run(
 
         def show(what: str, done: int, of: int) -> None:
             if what not in tasks:
+                for earlier in tasks.values():
+                    bar.update(earlier, total=1, completed=1)
                 tasks[what] = bar.add_task(what)
             bar.update(tasks[what], completed=done, total=of)
 
