@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from models.model_config import ModelConfig
 from models.towers import ItemInputs, Tower, UserInputs
 
-# Shorter vectors are divided by this instead: the gradient of a near-zero vector's direction has no bound, and
+# Shorter vectors are divided by this instead: the gradient of a near-zero vector has no bound, and
 # one such gradient would fill a row's Adagrad momentum for good.
 _SHORTEST = 0.05
 

@@ -5,7 +5,9 @@ expiry.
 import numpy as np
 import pyarrow as pa
 import pytest
-from learning_data import (
+
+from models.learner import Learner, ModelConfig
+from tests.models.learning_data import (
     DAY_MS,
     FEATURES,
     HOUR_MS,
@@ -17,8 +19,6 @@ from learning_data import (
     events,
     trained,
 )
-
-from models.learner import Learner, ModelConfig
 
 KINDS = ("two_tower", "youtube_dnn")
 LATER_MS = START_MS + DAY_MS

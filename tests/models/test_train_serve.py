@@ -6,7 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from learning_data import (
+
+from models.learner import Learner, Moments, PublishedModel
+from models.moments import one_moment
+from tests.models.learning_data import (
     DAY_MS,
     FEATURES,
     HOUR_MS,
@@ -18,9 +21,6 @@ from learning_data import (
     events,
     trained,
 )
-
-from models.learner import Learner, Moments, PublishedModel
-from models.moments import one_moment
 
 VARIANTS = [
     pytest.param("two_tower", {}, id="two_tower"),
