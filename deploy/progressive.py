@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.artifact import unpack_keys
 from models.bundle import items_file
@@ -56,13 +57,12 @@ class _Version:
 
     def top_k(self, model: PublishedModel, moments: Moments, targets: pa.Array, k: int) -> np.ndarray:
         """bool[N]: whether fewer than k items score above the target (ties count as their expected rank)."""
-        place = pa.compute.index_in(targets, self.keys).to_numpy(zero_copy_only=False)
-        known = ~np.isnan(place) if place.dtype.kind == "f" else place >= 0
-        row = np.where(known, place, 0).astype(np.int64)
+        row = pc.fill_null(pc.index_in(targets, self.keys), -1).to_numpy()
         scores = model.user_vectors(moments) @ self.vectors.T
-        own = np.take_along_axis(scores, row[:, None], axis=1)
+        own = np.take_along_axis(scores, np.maximum(row, 0)[:, None], axis=1)
         rank = (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
-        return known & (rank < k)
+        hits: np.ndarray = (row >= 0) & (rank < k)
+        return hits
 
 
 class ProgressiveValidation:

@@ -42,7 +42,7 @@ def dead_letters(config: Config) -> Iterator[DeadLetters]:
     """Refused events into `dead.jsonl` and the topic of dead letters. Raises Unreachable."""
     kafka = resolved(config).kafka
     with EventProducer(kafka) as producer:
-        yield DeadLetters(config.dead_letter_file, lambda record: producer.send_raw(kafka.dead, record))
+        yield DeadLetters(config.dead_letter_file, lambda record: producer.publish(kafka.dead, record))
 
 
 def profiles(config: Config) -> Profiles:

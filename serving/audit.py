@@ -37,6 +37,7 @@ class AuditedEntry(msgspec.Struct, frozen=True, array_like=True):
     item_id: str
     kind: str
     ts_ms: int
+    request_id: str
 
 
 class AuditRecord(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ class AuditLog:
 
     def write(self, request: RecallRequest, ts_ms: int, profile: Profile, answer: RecallAnswer) -> None:
         """Append one answer."""
-        history = [AuditedEntry(e.item_id, e.kind, e.ts_ms) for e in profile.history]
+        history = [AuditedEntry(e.item_id, e.kind, e.ts_ms, e.request_id) for e in profile.history]
         record = AuditRecord(request, ts_ms, history, dict(profile.attributes), answer)
         with self._lock:
             self._file.write(self._encoder.encode(record) + b"\n")

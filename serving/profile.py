@@ -26,6 +26,11 @@ class HistoryEntry(Protocol):
         """Event time."""
         ...
 
+    @property
+    def request_id(self) -> str:
+        """Request that the event belongs to, "" for none."""
+        ...
+
 
 class Profile(Protocol):
     """Profile of one user; empty for an unknown one."""

@@ -86,11 +86,16 @@ def moment_of(
 ) -> Moments:
     """The input of a user tower: of the history, the newest entries of the kinds the model was trained on.
 
-    What happened after the moment is not yet history.
+    An item counts once per request, at its first such kind, as in training. What happened after the moment is
+    not yet history.
     """
     kinds = config.positives
-    entries = [(e.item_id, e.ts_ms) for e in history if e.kind in kinds and e.item_id and e.ts_ms <= ts_ms]
-    return one_moment(user, ts_ms, entries[-config.history_length :], context, attributes)
+    entries: dict[tuple[object, str], int] = {}
+    for place, entry in enumerate(history):
+        if entry.kind in kinds and entry.item_id and entry.ts_ms <= ts_ms:
+            entries.setdefault((entry.request_id or place, entry.item_id), entry.ts_ms)
+    newest = [(item, at) for (_, item), at in entries.items()][-config.history_length :]
+    return one_moment(user, ts_ms, newest, context, attributes)
 
 
 def similar(snapshot: Snapshot, keys: Sequence[str], k: int, model: str = "") -> SimilarAnswer:

@@ -1,6 +1,6 @@
 -- Applies events to one user's profile, each exactly once.
 -- KEYS  1 hash of positions, counters, attributes   2 history, sorted by time   3 consumed items, sorted by time
---       4 hash (request, item) -> history member
+--       4 hash (request, item, kind) that are in the history
 -- ARGV  1 place "<incarnation>:<partition>"   2 history length   3 consumed length   4 events, msgpack:
 --       a list of {offset, ordinal, ts_ms, kind, flags, item, request, member}; flags: 1 = history, 2 = consumed
 local place, field = ARGV[1], 'p:' .. ARGV[1]
@@ -18,7 +18,7 @@ for _, event in ipairs(cmsgpack.unpack(ARGV[4])) do
     counters[kind] = (counters[kind] or 0) + 1
     local item, request, member, score = event[6], event[7], event[8], string.format('%.0f', ts)
     if flags % 2 == 1 then
-      local once = request .. '\0' .. item
+      local once = request .. '\0' .. item .. '\0' .. kind
       if request == '' or redis.call('HSETNX', KEYS[4], once, 1) == 1 then
         redis.call('ZADD', KEYS[2], score, member)
       end
@@ -35,7 +35,7 @@ if excess > 0 then
   local gone = redis.call('ZPOPMIN', KEYS[2], excess)
   for i = 1, #gone, 2 do
     local parts = cjson.decode(string.sub(gone[i], 37))
-    if parts[3] ~= '' then redis.call('HDEL', KEYS[4], parts[3] .. '\0' .. parts[1]) end
+    if parts[3] ~= '' then redis.call('HDEL', KEYS[4], parts[3] .. '\0' .. parts[1] .. '\0' .. parts[2]) end
   end
 end
 excess = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[3])

@@ -1,4 +1,4 @@
-"""The demo's proof that no answer mixes versions: audited answers are computed again from the files they name."""
+"""The demo's proof that no answer mixes versions: audited answers are computed again from their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 of the consumer in the middle of a stream: nothing lost, nothing twice, the same rows to the byte."""
+"""kill -9 of the consumer mid-stream: nothing lost, nothing twice, the same rows to the byte."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def test_killed_consumer_loses_nothing_and_learns_the_same(
     counted = sum(int(online.hget(key, "n:purchase") or 0) for key in online.scan_iter(f"{prefix}:{{u:*}}"))
     assert counted == len(sent)
 
-    # The uninterrupted run: the same logs and seals, one after the other, from the same bundle, and (sums are rounded
-    # in the order of the threads) the same number of threads.
+    # The uninterrupted run: the same logs and seals, one after the other, from the same bundle, and the same
+    # number of threads, whose order decides how sums are rounded.
     torch.set_num_threads(config.update.threads)
     registry = Registry(tmp_path / "uninterrupted")
     shutil.copytree(config.registry_dir / "bundles", registry.root / "bundles")

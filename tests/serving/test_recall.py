@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 
 from serving.errors import BadRequest, NotFound
 from serving.profile import NO_PROFILE
-from serving.recall import recall, similar
+from serving.recall import moment_of, recall, similar
 from serving.schema import RecallRequest
 from tests.serving.world import HOUR, FakeProfiles, World
 
@@ -149,3 +151,18 @@ def test_similar(served):
         similar(served, ["i31"], 5)
     with pytest.raises(NotFound, match="expected one of m, got 'x'"):
         similar(served, ["i1"], 5, "x")
+
+
+def test_an_item_counts_once_per_request_at_its_first_kind_of_the_model() -> None:
+    def entry(item: str, kind: str, ts_ms: int, request: str) -> SimpleNamespace:
+        return SimpleNamespace(item_id=item, kind=kind, ts_ms=ts_ms, request_id=request)
+
+    history = [
+        entry("a", "click", 1, "r"), entry("a", "long_view", 2, "r"), entry("a", "like", 3, "r"),
+        entry("a", "long_view", 4, "s"), entry("b", "long_view", 5, ""), entry("b", "long_view", 6, ""),
+    ]  # fmt: skip
+    config = SimpleNamespace(positives=("long_view", "like"), history_length=9)
+    moment = moment_of(config, "u", 9, history, {}, {})
+    assert list(zip(moment.history_id.to_pylist(), moment.history_ts_ms.tolist(), strict=True)) == [
+        ("a", 2), ("a", 4), ("b", 5), ("b", 6),
+    ]  # fmt: skip

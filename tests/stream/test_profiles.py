@@ -45,7 +45,8 @@ def test_history_consumed_counters(store, config, profiles):
     events = [
         event(0, user_id="u", item_id="a", kind="impression", request_id="r"),
         event(1, user_id="u", item_id="a", kind="click", request_id="r"),
-        event(2, user_id="u", item_id="a", kind="purchase", request_id="r"),  # same request and item: once
+        event(2, user_id="u", item_id="a", kind="purchase", request_id="r"),  # another kind
+        event(2, user_id="u", item_id="a", kind="purchase", request_id="r"),  # the same again: once
         event(3, user_id="u", item_id=7, kind="click", request_id=""),
         event(4, user_id="u", item_id=7, kind="click", request_id=""),  # no request: a moment of its own
         event(5, user_id="u", item_id="b", kind="view"),
@@ -55,11 +56,12 @@ def test_history_consumed_counters(store, config, profiles):
     profiles.apply(batch(events))
     seen = fetch(store, config, "u")
     assert [(h.item_id, h.kind, h.ts_ms, h.request_id) for h in seen.history] == [
-        ("a", "click", T0 + 1000, "r"), ("#7", "click", T0 + 3000, ""), ("#7", "click", T0 + 4000, ""),
+        ("a", "click", T0 + 1000, "r"), ("a", "purchase", T0 + 2000, "r"),
+        ("#7", "click", T0 + 3000, ""), ("#7", "click", T0 + 4000, ""),
     ]  # fmt: skip
     assert seen.consumed == {"a": T0 + 2000, "b": T0 + 5000}
-    assert seen.counters == {"impression": 1, "click": 3, "purchase": 1, "view": 1, "search": 1}
-    assert seen.position == "0:0:6:0"
+    assert seen.counters == {"impression": 1, "click": 3, "purchase": 2, "view": 1, "search": 1}
+    assert seen.position == "0:0:7:0"
     assert fetch(store, config, "#5").history[0].item_id == "z"
     assert fetch(store, config, "5") == Profile("5")
     assert fetch(store, config, "u", consumed=False).consumed == {}
