@@ -103,9 +103,11 @@ class Swapper:
                 start = None
                 self.metrics.recovered.inc()
                 continue
+            applied = 0
             for ref in chain:
                 try:
                     snapshot = snapshot.with_delta(self.registry.open_delta(ref))
+                    applied += 1
                 except (ArtifactError, SnapshotRefused) as error:
                     _LOG.error("delta refused, looking for another way: %s", error)
                     self.metrics.refused.labels("delta").inc()
@@ -116,6 +118,7 @@ class Swapper:
                 if damaged:
                     self.metrics.recovered.inc()
                 snapshot.warm()
+                self.metrics.deltas.inc(applied)
                 return snapshot
 
     def _load_bundle(self, bundle: str) -> Snapshot:
@@ -131,10 +134,8 @@ class Swapper:
         _LOG.error("%s refused, the old snapshot keeps serving: %s: %s", name, type(error).__name__, error)
 
     def _count(self, snapshot: Snapshot, before: Snapshot | None, seconds: float) -> None:
-        same = before is not None and before.bundle == snapshot.bundle
-        if not same:
+        if before is None or before.bundle != snapshot.bundle:
             self.metrics.bundles.inc()
-        self.metrics.deltas.inc(max(0, snapshot.delta - (before.delta if before and same else 0)))
         self.metrics.swap_seconds.observe(seconds)
         self.metrics.watermark_ms.set(snapshot.watermark_ms)
         self.metrics.delta.set(snapshot.delta)

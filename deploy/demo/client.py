@@ -70,3 +70,9 @@ class RecallClient:
         answers.latency_ms.append((now - started) * 1000)
         answers.first_seen_s.setdefault((body["bundle"], body["delta"]), now)
         answers.watermark_seen_s.setdefault(body["watermark_ms"], now)
+
+
+def swapped_in(metric: str, url: str) -> int:
+    """A counter of the server's /metrics page (Prometheus text format)."""
+    lines = httpx.get(f"{url}/metrics", timeout=10.0).text.splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith(f"{metric} ")))

@@ -22,7 +22,7 @@ from deploy.config import Config
 from deploy.config_load import load
 from deploy.datasets import completejourney, read_events
 from deploy.demo.audit import check_answers
-from deploy.demo.client import RecallClient
+from deploy.demo.client import RecallClient, swapped_in
 from deploy.demo.freshness import IntervalClock, ProfileProbe
 from deploy.demo.plan import DAY_TIMEZONE, DemoPlan, plan
 from deploy.demo.report import Measured, plot, print_report, write_report
@@ -140,8 +140,8 @@ class _Demo:
             events=len(events),
             live_events=len(live),
             live_s=live_s,
-            deltas=len({version for version in answers.first_seen_s if version[1] > 0}),
-            bundles=len({bundle for bundle, _ in answers.first_seen_s}),
+            deltas=swapped_in("freshrecall_deltas_applied_total", self._url),
+            bundles=swapped_in("freshrecall_bundles_swapped_total", self._url),
             requests=answers.requests,
             failed=answers.failed,
             audited=audited,
