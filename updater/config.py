@@ -19,7 +19,8 @@ class UpdateConfig(BaseModel):
     keep_bundles: int = Field(7, ge=2, description="Bundles kept in the registry; the served one always is.")
     seed: int = Field(7, description="Seed of initial weights and of the daily shuffle.")
     threads: int = Field(1, ge=1, description="Torch threads of the consumer's incremental steps.")
-    retrain_threads: int = Field(2, ge=1, description="Torch threads of the full retrain.")
+    # One: beside a busy neighbour two threads spin at their barriers and train several times slower.
+    retrain_threads: int = Field(1, ge=1, description="Torch threads of the full retrain.")
     poll_s: float = Field(
         0.2, gt=0, description="Pause between two looks at the archive and the registry, s."
     )
