@@ -198,8 +198,11 @@ class Learner:
         self._request_features.fit(raw)
         self._item_features.fit(self._items.numbers)
         self._tables.spread(set(self._tables.rows) - {"user"})
+        rate = 1.0 if self._passes < config.epochs_first else config.warm_rate
         for rows in self._tables.rows.values():
-            rows.set_lr(config.lr_rows)
+            rows.set_lr(rate * config.lr_rows)
+        for group in self._adam.param_groups:
+            group["lr"] = rate * config.lr_dense
         plan = StepPlan(
             trained=frozenset(self._tables.rows),
             in_batch=config.kind == "two_tower",

@@ -1,6 +1,6 @@
 """Configuration of one recall model."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
         default=0.0, ge=0, description="Recency weighting of the pooling; 0 = plain mean."
     )
     shared_items: bool = Field(
-        default=True, description="Histories pool the target side's item rows, not rows of their own."
+        default=False, description="Histories pool the target side's item rows, not rows of their own."
     )
     batch_size: int = Field(default=1024, ge=1, description="Samples per step of a full training.")
     batch_size_incremental: int = Field(default=256, ge=1, description="Samples per incremental step.")
@@ -57,6 +57,11 @@ class ModelConfig(BaseModel):
     )
     lr_dense: float = Field(default=1e-3, gt=0, description="Adam step size of the dense layers.")
     lr_rows: float = Field(default=0.05, gt=0, description="Row-wise Adagrad step size in full training.")
+    warm_rate: float = Field(
+        default=0.3,
+        gt=0,
+        description="Factor of lr_dense and lr_rows in every full training after the first one's passes.",
+    )
     lr_rows_incremental: float = Field(default=0.05, gt=0, description="The same in incremental steps.")
     tau: float = Field(default=0.07, gt=0, description="Temperature of the softmax (two_tower).")
     row_init: float = Field(
@@ -97,6 +102,14 @@ class ModelConfig(BaseModel):
     def item_dim(self) -> int:
         """Width of an item row: a YoutubeDNN row is the item vector itself."""
         return self.dim if self.kind == "youtube_dnn" else self.id_dim
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, given: Any) -> Any:
+        """Fill in the defaults that differ by kind (measured: unnormalised rows want larger steps)."""
+        if isinstance(given, dict) and given.get("kind") == "youtube_dnn":
+            return {"lr_rows": 0.3, **given}
+        return given
 
     @model_validator(mode="after")
     def _impressions_are_no_targets(self) -> "ModelConfig":

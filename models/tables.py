@@ -42,10 +42,11 @@ class Tables:
         self.ids: dict[str, IdTable] = {}
         self.rows: dict[str, EmbeddingTable] = {}
         window_ms = int(config.admit_window_days * DAY_MS)
-        for place, (name, width) in enumerate(sorted(row_widths(config, features).items())):
+        self._places = {name: place for place, name in enumerate(sorted(row_widths(config, features)))}
+        for name, width in row_widths(config, features).items():
             self.rows[name] = EmbeddingTable(width, config.lr_rows)
             self.rows[name].weights[0] = torch.from_numpy(
-                self._noise(place, np.zeros((1, 1), np.int64), width)[0]
+                self._noise(name, np.zeros((1, 1), np.int64), width)[0]
             )
             if ids_name(name) == name:
                 self.ids[name] = IdTable(config.admit_after if name in ("user", "item") else 1, window_ms)
@@ -68,15 +69,16 @@ class Tables:
         Rows that start equal and meet equal gradients would stay equal; only the rows of users may (their
         histories differ).
         """
-        for place, (name, rows) in enumerate(sorted(self.rows.items())):
+        for name, rows in self.rows.items():
             if name not in names:
                 continue
             untrained = torch.nonzero(rows.momentum[1:] == 0).flatten() + 1
-            noise = self._noise(place, untrained.numpy()[:, None], rows.dim)
+            noise = self._noise(name, untrained.numpy()[:, None], rows.dim)
             rows.weights[untrained] = rows.weights[0] + torch.from_numpy(noise)
 
-    def _noise(self, place: int, rows: Int64Array, width: int) -> Float32Array:
+    def _noise(self, name: str, rows: Int64Array, width: int) -> Float32Array:
         """float32[n, width] in -row_init .. row_init, a function of seed, table and row (int64[n, 1])."""
+        place = self._places[ids_name(name)]  # "history_item" starts equal to "item": similar to itself
         uniform = uniform_by_key(rows * width + np.arange(width), 1000 * self._config.seed + place)
         return (2 * uniform - 1) * np.float32(self._config.row_init)
 

@@ -197,6 +197,6 @@ def test_configuration_refuses_what_cannot_be_meant():
     with pytest.raises(ValueError, match="never trained"):
         ModelConfig(trained_tables=("user",), published_tables=("user", "item"))
     with pytest.raises(ValueError, match="shared_items"):
-        ModelConfig(kind="youtube_dnn", dim=32, id_dim=64)
+        ModelConfig(kind="youtube_dnn", dim=32, id_dim=64, shared_items=True)
     with pytest.raises(KeyError, match="no model 'x'"):
         Learner.load(Files(trained()), "x")

@@ -25,11 +25,12 @@ from tests.models.learning_data import (
 VARIANTS = [
     pytest.param("two_tower", {}, id="two_tower"),
     pytest.param(
-        "two_tower", {"shared_items": False, "history_half_life_days": 0.2}, id="two_tower-own-history-rows"
+        "two_tower", {"shared_items": True, "history_half_life_days": 0.2}, id="two_tower-shared-rows"
     ),
     pytest.param("two_tower", {"admit_after": 3}, id="two_tower-admission"),
     pytest.param("youtube_dnn", {}, id="youtube_dnn"),
-    pytest.param("youtube_dnn", {"shared_items": False, "id_dim": 8}, id="youtube_dnn-own-history-rows"),
+    pytest.param("youtube_dnn", {"shared_items": True}, id="youtube_dnn-shared-rows"),
+    pytest.param("youtube_dnn", {"id_dim": 8}, id="youtube_dnn-narrow-ids"),
 ]
 
 
