@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
@@ -74,7 +75,10 @@ class Schedule:
     def __init__(self, config: ScheduleConfig, job: DailyJob) -> None:
         self._config = config
         self._job = job
-        self._scheduler = BackgroundScheduler(timezone=config.day_timezone)
+        # One worker: cron, the start and a retry are jobs of their own, and may never retrain side by side.
+        self._scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(1)}, timezone=config.day_timezone
+        )
 
     def run(self, stop: threading.Event) -> None:
         """Block until `stop` is set; a retrain in progress is finished first."""

@@ -1,13 +1,14 @@
 """Midnights are local to the data, and a day is due once, when it is sealed."""
 
-from datetime import datetime
+import threading
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from updater.config import ScheduleConfig
 from updater.day import day_boundary_ms, last_midnight_ms
-from updater.schedule import DailyJob
+from updater.schedule import DailyJob, Schedule
 
 HOUR = 3_600_000
 
@@ -78,3 +79,31 @@ def test_wall_clock_waits_for_the_seal() -> None:
 
 def test_wall_clock_ignores_events_from_the_future() -> None:
     assert job(WALL, sealed=D5 + 48 * HOUR, trained=D4, now=D5 + HOUR)[0].due_ms() == D5
+
+
+def test_a_retrain_in_progress_is_never_joined_by_another() -> None:
+    """The one at the start takes long, and the cron's time comes meanwhile."""
+    stop, first, release = threading.Event(), threading.Event(), threading.Event()
+    at_once, most, ended = [0], [0], threading.Semaphore(0)
+
+    def retrain(through_ms: int) -> None:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        first.set()
+        release.wait(10)
+        at_once[0] -= 1
+        ended.release()
+
+    due = DailyJob(WALL, HOUR, lambda: D5, lambda: D4, retrain, lambda: D5)
+    schedule = Schedule(WALL, due)
+    running = threading.Thread(target=schedule.run, args=(stop,))
+    running.start()
+    assert first.wait(10)
+    schedule._scheduler.modify_job("daily", next_run_time=datetime.now(UTC))
+    assert not ended.acquire(timeout=0.5)  # room for the second one to start beside the first
+    release.set()
+    assert ended.acquire(timeout=10)
+    assert ended.acquire(timeout=10)
+    stop.set()
+    running.join(10)
+    assert most[0] == 1
