@@ -9,6 +9,7 @@ from deploy.errors import StartError
 from deploy.wiring import full_retrain, schedule
 from updater.gates import GateFailed
 from updater.retrain import NothingToTrain, Progress
+from updater.state import RecipeChanged
 
 
 def run_schedule(config: Config, stop: threading.Event) -> None:
@@ -22,5 +23,5 @@ def retrain_now(config: Config, through_ms: int | None, progress: Progress) -> s
     torch.set_num_threads(config.update.retrain_threads)
     try:
         return full_retrain(config).run(through_ms, progress)
-    except (NothingToTrain, GateFailed) as error:
+    except (NothingToTrain, RecipeChanged, GateFailed) as error:
         raise StartError(str(error)) from None

@@ -120,7 +120,6 @@ def incremental_updater(config: Config) -> IncrementalUpdater:
         registry(config),
         pointer(config),
         catalogue_at(config),
-        recipe(config),
         config.update,
     )
 
@@ -145,11 +144,8 @@ def schedule(config: Config) -> Schedule:
     bundles = registry(config)
 
     def trained_through_ms() -> int | None:
-        newest = bundles.latest_bundle()
-        if newest is None:
-            return None
-        watermark_ms: int = bundles.open_bundle(newest, verify=False).manifest["watermark_ms"]
-        return watermark_ms
+        newest = bundles.newest_whole(verify=False)
+        return None if newest is None else int(newest.manifest["watermark_ms"])
 
     def retrain(through_ms: int) -> None:
         job.run(through_ms)

@@ -5,16 +5,18 @@ Layout under the root: `bundles/<bundle_id>/`, `deltas/<bundle_id>/<sequence>[-c
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.artifact import TEMPORARY, Artifact, Content, remove, sweep
+from models.artifact import TEMPORARY, Artifact, ArtifactError, Content, remove, sweep
 from models.bundle import BundleFields, open_bundle, write_bundle
 from models.delta import Delta, delta_path, open_delta, write_delta
 from models.pointer import read_pointer_file
 
+_LOG = logging.getLogger(__name__)
 _DELTA_NAME = re.compile(r"(\d{6,})(-cumulative)?")
 
 
@@ -69,6 +71,15 @@ class Registry:
         bundles = self.bundles()
         return bundles[-1] if bundles else None
 
+    def newest_whole(self, verify: bool = True) -> Artifact | None:
+        """The newest bundle that can be opened; damaged ones are logged and passed over. None: none."""
+        for bundle in reversed(self.bundles()):
+            try:
+                return self.open_bundle(bundle, verify)
+            except ArtifactError as error:
+                _LOG.error("bundle %s is passed over: %s", bundle, error)
+        return None
+
     def deltas(self, bundle: str) -> list[DeltaRef]:
         """Every published delta of a bundle, by sequence."""
         matches = (_DELTA_NAME.fullmatch(name) for name in _directories(self.root / "deltas" / bundle))
@@ -113,10 +124,10 @@ class Registry:
             remove(self.root / "bundles" / bundle)
         # Deltas go after their bundle: without it they are unreachable, and a crash here is finished next
         # time.
-        remaining = set(self.bundles())
-        for bundle in _directories(self.root / "deltas"):
-            if bundle not in remaining:
-                remove(self.root / "deltas" / bundle)
+        # Listed before the bundles: whatever has deltas here had its bundle published by then.
+        listed = _directories(self.root / "deltas")
+        for bundle in sorted(set(listed) - set(self.bundles())):
+            remove(self.root / "deltas" / bundle)
         for parent in (self.root / "bundles", self.root / "deltas", *(self.root / "deltas").glob("*")):
             sweep(parent)
         return removed

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from models.artifact import ArtifactError
 from models.delta import Delta, DeltaFields
 from models.learner import CatalogueColumns
 from models.pointer import Pointer, PointerStore, StalePointer
@@ -16,7 +17,7 @@ from models.registry import Registry
 from stream.archive import ArchiveReader, Seal
 from updater.changes import Changes, merged, table_changes
 from updater.config import UpdateConfig
-from updater.state import Recipe, TrainingState
+from updater.state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ class IncrementalUpdater:
         registry: Registry,
         pointer: PointerStore,
         catalogue_at: CatalogueAt,
-        recipe: Recipe,
         config: UpdateConfig,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -47,11 +47,12 @@ class IncrementalUpdater:
         self._registry = registry
         self._pointer = pointer
         self._catalogue_at = catalogue_at
-        self._recipe = recipe
         self._config = config
         self._now_ms = now_ms
         self.base: str | None = None
         self.state: TrainingState | None = None
+        self._schema_hash = ""
+        self._refused: set[str] = set()
         self._watermark_ms = 0
         self._sequence = 0
         self._since_base: Changes = {}
@@ -72,7 +73,7 @@ class IncrementalUpdater:
 
     def advance(self) -> bool:
         """Take in what is new: the newest bundle, then every interval sealed since; False: nothing was."""
-        newest = self._registry.latest_bundle()
+        newest = next((b for b in reversed(self._registry.bundles()) if b not in self._refused), None)
         if newest is None:
             return False
         if newest != self.base:
@@ -91,9 +92,16 @@ class IncrementalUpdater:
         """Start from a new bundle at its data watermark and catch up; the pointer moves with the catch-up
         delta.
         """
-        bundle = self._registry.open_bundle(bundle_id)
-        self.state = TrainingState.load(bundle, self._recipe)
+        try:
+            bundle = self._registry.open_bundle(bundle_id)
+            self.state = TrainingState.load(bundle)
+        except ArtifactError as error:
+            # Published files never change, so it stays refused; deltas of the present base go on.
+            log.error("bundle %s is passed over: %s", bundle_id, error)
+            self._refused.add(bundle_id)
+            return
         self.base = bundle_id
+        self._schema_hash = bundle.manifest["schema_hash"]
         self._watermark_ms = bundle.manifest["watermark_ms"]
         self._sequence = 0
         self._since_base = {}
@@ -145,7 +153,7 @@ class IncrementalUpdater:
             watermark_ms=self._watermark_ms,
             positions=seal.positions,
             seal_sequence=seal.sequence,
-            schema_hash=self._recipe.schema_hash,
+            schema_hash=self._schema_hash,
             created_ms=self._now_ms(),
         )
         changes = self._since_base if previous == 0 else self._latest

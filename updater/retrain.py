@@ -4,6 +4,7 @@ new bundle.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from models.artifact import Content
 from models.bundle import BundleFields
 from models.index import IndexConfig, item_files
 from models.learner import Learner, Samples
-from models.pointer import Pointer, PointerStore
+from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
 from stream.archive import ArchiveReader, Seal
 from updater.config import UpdateConfig
@@ -73,17 +74,15 @@ class FullRetrain:
         """Train on every interval after the parent's watermark up to `through_ms` (None = all sealed);
         returns the bundle id.
 
-        The first run starts from scratch over all the history there is. Raises NothingToTrain, or GateFailed
-        with the
-        old version left as it is.
+        The first run starts from scratch over all the history there is. Raises NothingToTrain, RecipeChanged
+        or GateFailed with the old version left as it is.
         """
-        parent = self.registry.latest_bundle()
+        bundle = self.registry.newest_whole()
         seals = [s for s in self.archive.seals() if through_ms is None or s.interval_end_ms <= through_ms]
-        if parent is None:
+        if bundle is None:
             state, watermark_ms = TrainingState.fresh(self.recipe), None
         else:
-            bundle = self.registry.open_bundle(parent)
-            state, watermark_ms = TrainingState.load(bundle, self.recipe), bundle.manifest["watermark_ms"]
+            state, watermark_ms = TrainingState.warm(bundle, self.recipe), bundle.manifest["watermark_ms"]
         if not seals or (watermark_ms is not None and seals[-1].interval_end_ms <= watermark_ms):
             raise NothingToTrain(
                 f"archive {self.archive.root}: expected sealed intervals after {watermark_ms}, got none"
@@ -93,11 +92,11 @@ class FullRetrain:
         progress("read", 0, 1)
         events = self.archive.read(watermark_ms, last.interval_end_ms)
         trained = {
-            name: self._train(name, learner, events, last, first=parent is None, progress=progress)
+            name: self._train(name, learner, events, last, first=bundle is None, progress=progress)
             for name, learner in state.learners.items()
         }
         state.observe_popularity(events)
-        return self._publish(state, trained, parent or "", last, progress)
+        return self._publish(state, trained, bundle.root.name if bundle else "", last, progress)
 
     def _train(
         self, name: str, learner: Learner, events: pa.Table, last: Seal, first: bool, progress: Progress
@@ -155,7 +154,9 @@ class FullRetrain:
         if self.pointer.get() is None or not self.config.incremental:
             # Nothing is served yet, or nobody else moves the pointer. Otherwise it moves with the catch-up
             # delta.
-            self.pointer.set(Pointer(bundle=bundle_id, delta=0, watermark_ms=last.interval_end_ms))
+            # An updater that caught up in the meantime has moved it further already.
+            with contextlib.suppress(StalePointer):
+                self.pointer.set(Pointer(bundle=bundle_id, delta=0, watermark_ms=last.interval_end_ms))
         self.registry.prune(self.config.keep_bundles)
         progress("publish", 1, 1)
         log.info("published bundle %s: gates %s", bundle_id, gates)

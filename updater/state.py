@@ -46,15 +46,22 @@ class Recipe:
         return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class RecipeChanged(RuntimeError):
+    """The configuration of a model no longer fits what a bundle holds of it."""
+
+
+_STRUCTURE = (
+    "kind", "dim", "id_dim", "hidden", "history_length", "shared_items", "admit_after", "admit_window_days",
+)  # fmt: skip
+"""Settings that the tensors of a bundle depend on; all others may change from one retrain to the next."""
+
+
 class _ModelFiles:
-    """One bundle as `Learner.load` wants to see it."""
+    """One bundle as `Learner.load` wants to see it, its models configured as in `models`."""
 
-    def __init__(self, bundle: Artifact) -> None:
+    def __init__(self, bundle: Artifact, models: Mapping[str, Any]) -> None:
         self._bundle = bundle
-
-    @property
-    def manifest(self) -> Mapping[str, Any]:
-        return self._bundle.manifest
+        self.manifest: Mapping[str, Any] = {**bundle.manifest, "models": models}
 
     def tensors(self, name: str) -> Tensors:
         return self._bundle.tensors(name)
@@ -77,16 +84,29 @@ class TrainingState:
         return cls(learners, Popularity(recipe.popularity_half_life_ms), recipe.positives)
 
     @classmethod
-    def load(cls, bundle: Artifact, recipe: Recipe) -> TrainingState:
-        """The state a bundle was written with. Models that the recipe adds since start fresh."""
-        files = _ModelFiles(bundle)
+    def load(cls, bundle: Artifact) -> TrainingState:
+        """The state a bundle was written with, configured as it was then."""
+        models = bundle.manifest["models"]
+        files = _ModelFiles(bundle, models)
+        learners = {name: Learner.load(files, name) for name in sorted(models)}
+        positives = {kind for learner in learners.values() for kind in learner.config.positives}
+        popularity = Popularity.from_state(bundle.tensors(POPULARITY_STATE_FILE))
+        return cls(learners, popularity, tuple(sorted(positives)))
+
+    @classmethod
+    def warm(cls, bundle: Artifact, recipe: Recipe) -> TrainingState:
+        """The state of a bundle, to be trained on as `recipe` says. Models that the bundle lacks start fresh.
+
+        Raises RecipeChanged where the bundle's tensors do not fit the recipe.
+        """
+        held = bundle.manifest["models"]
+        files = _ModelFiles(bundle, {n: _adopted(bundle, n, recipe) for n in recipe.models if n in held})
         learners = {
-            name: Learner.load(files, name)
-            if name in bundle.manifest["models"]
-            else Learner.fresh(config, recipe.features)
+            name: Learner.load(files, name) if name in held else Learner.fresh(config, recipe.features)
             for name, config in sorted(recipe.models.items())
         }
         popularity = Popularity.from_state(bundle.tensors(POPULARITY_STATE_FILE))
+        popularity.half_life_ms = recipe.popularity_half_life_ms
         return cls(learners, popularity, recipe.positives)
 
     def observe_popularity(self, events: pa.Table) -> None:
@@ -115,3 +135,18 @@ class TrainingState:
         files[POPULARITY_STATE_FILE] = self.popularity.state()
         files[POPULARITY_FILE] = self.popularity_list().tensors()
         return files
+
+
+def _adopted(bundle: Artifact, name: str, recipe: Recipe) -> dict[str, Any]:
+    """The manifest's entry of a model with the recipe's configuration in place of its own."""
+    entry, config = bundle.manifest["models"][name], recipe.models[name]
+    before = ModelConfig.model_validate(entry["config"])
+    changed = [field for field in _STRUCTURE if getattr(before, field) != getattr(config, field)]
+    if tuple(FeatureConfig.model_validate(feature) for feature in entry["features"]) != recipe.features:
+        changed.append("features")
+    if changed:
+        raise RecipeChanged(
+            f"model {name}: expected {', '.join(changed)} as in bundle {bundle.root.name}, got other values; "
+            "undo the change, or give the model another name: it then starts fresh"
+        )
+    return {**entry, "config": config.model_dump(mode="json")}

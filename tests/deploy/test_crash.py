@@ -17,7 +17,7 @@ import torch
 
 from deploy.config import Config
 from deploy.config_load import load
-from deploy.wiring import catalogue_at, full_retrain, open_producer, recipe
+from deploy.wiring import catalogue_at, full_retrain, open_producer
 from models.pointer import PointerStore
 from models.registry import Registry
 from stream.archive import Archive, ArchiveReader
@@ -140,7 +140,7 @@ def test_killed_consumer_loses_nothing_and_learns_the_same(
     shutil.copytree(config.registry_dir / "bundles", registry.root / "bundles")
     growing = SealBySeal(config.archive_dir)
     updater = IncrementalUpdater(
-        growing, registry, PointerStore(registry.root), catalogue_at(config), recipe(config), config.update
+        growing, registry, PointerStore(registry.root), catalogue_at(config), config.update
     )
     seals = ArchiveReader(config.archive_dir).seals()
     for growing.visible in range(1, len(seals) + 1):

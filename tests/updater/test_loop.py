@@ -13,9 +13,10 @@ from models.delta import Delta, DeltaFields
 from models.learner import CatalogueColumns, Learner, PublishedModel
 from models.pointer import Pointer
 from models.registry import DeltaRef
-from tests.updater.world import HOUR, RECIPE, START, World
+from tests.updater.world import CONFIG, HOUR, RECIPE, START, World
 from updater.incremental import IncrementalUpdater
 from updater.retrain import NothingToTrain
+from updater.state import RecipeChanged, TrainingState
 
 NAME = "two_tower"
 
@@ -225,3 +226,58 @@ def test_a_delta_of_another_content_under_a_taken_sequence_is_refused(world: Wor
 def test_recipe_hash_tells_recipes_apart() -> None:
     assert RECIPE.schema_hash == replace(RECIPE).schema_hash
     assert RECIPE.schema_hash != replace(RECIPE, positives=("click",)).schema_hash
+
+
+def test_a_changed_recipe_leaves_deltas_servable_and_takes_effect_at_the_next_bundle(world: World) -> None:
+    first = world.retrain(6)
+    faster = CONFIG.model_copy(update={"lr_dense": 5e-3})
+    world.recipe = replace(RECIPE, models={NAME: faster}, popularity_half_life_ms=HOUR)
+    world.pass_hours(6, 8)
+    world.updater().advance()
+    bundle = world.registry.open_bundle(first).manifest
+    delta = world.registry.open_delta(DeltaRef(first, 2, True))
+    assert delta.fields.schema_hash == bundle["schema_hash"] != world.recipe.schema_hash
+    second = world.registry.open_bundle(world.retrain(8))
+    assert second.manifest["models"][NAME]["config"]["lr_dense"] == 5e-3
+    assert TrainingState.load(second).popularity.half_life_ms == HOUR
+    wider = replace(RECIPE, models={NAME: CONFIG.model_copy(update={"hidden": (64,)})})
+    world.recipe = wider
+    world.pass_hours(8, 9)
+    with pytest.raises(RecipeChanged, match="model two_tower: expected hidden as in bundle"):
+        world.retrain(9)
+
+
+def test_a_damaged_bundle_stops_neither_deltas_nor_retrains(world: World) -> None:
+    first = world.retrain(6)
+    updater = world.updater()
+    updater.advance()
+    world.pass_hours(6, 8)
+    second = world.retrain(8)
+    (world.registry.root / "bundles" / second / "models" / NAME / "dense.safetensors").write_bytes(b"")
+    while updater.advance():
+        pass
+    assert updater.base == first
+    pointer = world.pointer.get()
+    assert pointer is not None
+    assert (pointer.bundle, pointer.delta) == (first, 2)
+    world.pass_hours(8, 9)
+    third = world.registry.open_bundle(world.retrain(9))
+    assert third.manifest["parent"] == first
+    updater.advance()
+    assert updater.base == third.root.name
+
+
+def test_a_first_bundle_that_the_updater_has_already_passed_is_fine(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.pass_hours(6, 8)
+    real = world.pointer.get
+
+    def nothing_yet() -> Pointer | None:
+        monkeypatch.setattr(world.pointer, "get", real)
+        world.updater().advance()  # between the retrain's look and its move
+        return None
+
+    monkeypatch.setattr(world.pointer, "get", nothing_yet)
+    first = world.retrain(6)
+    assert world.pointer.get() == Pointer(bundle=first, delta=2, watermark_ms=START + 8 * HOUR, revision=1)

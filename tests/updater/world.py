@@ -99,7 +99,6 @@ class World:
             self.registry,
             self.pointer,
             lambda ms: CatalogueColumns(),
-            self.recipe,
             UPDATE,
             lambda: 0,
         )
