@@ -28,8 +28,7 @@ check: $(STAMP)  ## Formatting, lint, types, layers, and the generated part of t
 	$(BIN)/freshrecall config --docs docs/operating.md --check
 
 bench: $(STAMP)  ## Measurements against peers; writes benchmarks/results/latest.json
-	@if [ -f benchmarks/__main__.py ]; then $(BIN)/python -m benchmarks $(ARGS); \
-	else echo "bench: benchmarks/ holds no measurement yet (expected benchmarks/__main__.py)" >&2; exit 1; fi
+	$(BIN)/python -W ignore -m benchmarks $(ARGS)
 
 format: $(STAMP)  ## Put code into the house format
 	$(BIN)/ruff check --fix .

@@ -1,62 +1,23 @@
-"""`freshrecall demo`: history in, first bundle, then days of real purchases through the whole loop,
-measured.
-"""
+"""`freshrecall demo`: starts the system as a user would, runs the loop on it, reports."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.config import Config
 from deploy.config_load import load
-from deploy.datasets import completejourney, read_events
-from deploy.demo.audit import check_answers
-from deploy.demo.client import RecallClient, swapped_in
-from deploy.demo.freshness import IntervalClock, ProfileProbe
-from deploy.demo.plan import DAY_TIMEZONE, DemoPlan, plan
-from deploy.demo.report import Measured, plot, print_report, write_report
+from deploy.demo.plan import DAY_TIMEZONE, plan
 from deploy.demo.settings import write_settings
-from deploy.errors import StartError
-from deploy.event_ids import derived_event_ids
+from deploy.demo.stages import Stages, progress_bar
 from deploy.processes import ChildProcess
-from deploy.progressive import ProgressiveValidation, summary
-from deploy.replay import replay
 from deploy.up import command
-from deploy.wiring import catalogue_at, import_catalogue, open_producer
-from models.pointer import Pointer, read_pointer_file
-from models.registry import Registry
-from stream.archive import ArchiveReader
 
-REQUESTS_PER_S = 60.0
 AUDIT_SHARE = 0.05
-MODEL = "two_tower"
-
-
-@dataclass
-class _Stages:
-    """Names the stages on the console and keeps how long each took, s."""
-
-    bar: Progress
-    seconds: dict[str, float]
-
-    @contextlib.contextmanager
-    def stage(self, name: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-        task = self.bar.add_task(name, total=total)
-        started = time.monotonic()
-        yield lambda done: self.bar.update(task, completed=done)
-        self.seconds[name] = time.monotonic() - started
-        self.bar.update(task, total=total or 1, completed=total or 1)
 
 
 def run_demo(short: bool, exit_at_end: bool, data_dir: Path) -> None:
@@ -75,8 +36,12 @@ def run_demo(short: bool, exit_at_end: bool, data_dir: Path) -> None:
     with (data_dir / "up.log").open("wb") as output:
         up = ChildProcess("up", command("up", file), output)
         try:
-            with _bar(console) as bar:
-                measured = _Demo(config, file, url, plan(short), _Stages(bar, {}), up).run()
+            # After the start of the system, so that the heavy libraries load side by side.
+            from deploy.demo.loop import Demo
+            from deploy.demo.report import print_report, write_report
+
+            with progress_bar(console) as bar:
+                measured = Demo(config, file, url, plan(short), Stages(bar, {}), up).run()
             measured.wall_s = time.monotonic() - started
             measured.about["short"] = short
             write_report(data_dir / "report.json", measured)
@@ -88,159 +53,6 @@ def run_demo(short: bool, exit_at_end: bool, data_dir: Path) -> None:
                     up.process.wait()
         finally:
             up.stop(grace_s=30.0)
-
-
-class _Demo:
-    """One run against a system that `up` is starting."""
-
-    def __init__(
-        self, config: Config, file: Path, url: str, times: DemoPlan, stages: _Stages, up: ChildProcess
-    ) -> None:
-        self._config, self._file, self._url, self._times = config, file, url, times
-        self._stages, self._up = stages, up
-        self._archive = ArchiveReader(config.archive_dir)
-        self._registry = Registry(config.registry_dir)
-
-    def run(self) -> Measured:
-        times, stages = self._times, self._stages
-        with stages.stage("real purchases from their package"):
-            dataset = completejourney(self._config.data_dir)
-            events = read_events(dataset.events, times.history_from_ms, times.live_to_ms)
-            events = events.append_column("event_id", derived_event_ids(events))
-            history = events.filter(pc.less(events["ts_ms"], times.live_from_ms))
-            live = events.slice(len(history))
-        with stages.stage("broker, store, consumer, scheduler, server"):
-            self._until(lambda: self._answers("/healthz"), "the server", 60.0)
-        with stages.stage("history through Kafka", len(history)) as done:
-            import_catalogue(self._config, dataset.items, dataset.users)
-            with open_producer(self._config) as producer:
-                replay(history, producer.send_table, None, lambda sent, _: done(sent))
-                producer.flush()
-            newest_ms = times.live_from_ms - 12 * 3_600_000
-            self._until(
-                lambda: (self._archive.sealed_through_ms() or 0) >= newest_ms,
-                "the consumer to seal the history",
-                120.0,
-            )
-        with stages.stage("first bundle"):
-            self._retrain()
-            self._until(lambda: self._answers("/readyz"), "the server to load the first bundle", 60.0)
-        first = self._registry.bundles()[0]
-        client, probe, clock, live_s = self._live(live)
-        with stages.stage("frozen, daily, hourly on each next hour") as done:
-            validation = ProgressiveValidation(
-                self._archive, self._registry, catalogue_at(self._config), MODEL
-            )
-            scored = list(validation.run(first, lambda seen, of: done(seen / of)))
-            recall = summary(scored)
-        with stages.stage("answers recomputed from their files"):
-            audited, mixed = check_answers(self._config, self._config.data_dir / "audit.jsonl")
-        answers = client.answers
-        measured = Measured(
-            events=len(events),
-            live_events=len(live),
-            live_s=live_s,
-            deltas=swapped_in("freshrecall_deltas_applied_total", self._url),
-            bundles=swapped_in("freshrecall_bundles_swapped_total", self._url),
-            requests=answers.requests,
-            failed=answers.failed,
-            audited=audited,
-            mixed=mixed,
-            latency_ms=answers.latency_ms,
-            profile_ms=probe.visible_ms,
-            profile_changed=probe.changed,
-            profile_lost=len(probe.lost),
-            delta_ms=clock.delays_ms(answers.watermark_seen_s),
-            recall=recall,
-            targets=sum(len(one.users) for one in scored),
-            stages_s=stages.seconds,
-        )
-        plot(self._config.data_dir / "demo.png", scored, measured)
-        return measured
-
-    def _live(self, live: pa.Table) -> tuple[RecallClient, ProfileProbe, IntervalClock, float]:
-        """Replay the live days while a client keeps asking; ends when the last sealed interval is served."""
-        users = pc.unique(live["user_id"]).to_pylist()
-        client, probe = RecallClient(self._url, users, REQUESTS_PER_S), ProfileProbe(self._url)
-        clock = IntervalClock(self._config.archive.interval_ms, int(live["ts_ms"][0].as_py()))
-        with (
-            self._stages.stage(
-                f"{self._times.live_hours:.0f} hours live, hourly deltas, daily bundles", len(live)
-            ) as done,
-            open_producer(self._config) as producer,
-        ):
-            client.start()
-            started = time.monotonic()
-
-            def send(chunk: pa.Table) -> None:
-                self._check_up()
-                probe.before(chunk)
-                clock.before(chunk)
-                producer.send_table(chunk)
-                producer.flush()
-
-            replay(live, send, self._times.speed, lambda sent, _: done(sent))
-            live_s = time.monotonic() - started
-            interval_ms = self._config.archive.interval_ms
-            # The last purchase of each partition lies at most two quiet night hours before the end.
-            least_ms = (
-                int(live["ts_ms"][len(live) - 1].as_py()) // interval_ms * interval_ms - 2 * interval_ms
-            )
-            self._until(lambda: self._settled(least_ms), "the last delta to be served", 60.0)
-            probe.stop()
-            client.stop()
-        return client, probe, clock, live_s
-
-    def _settled(self, least_ms: int) -> bool:
-        """Whether every sealed interval, `least_ms` among them, is served on the newest bundle."""
-        pointer: Pointer | None = read_pointer_file(self._config.registry_dir)
-        sealed, newest = self._archive.sealed_through_ms(), self._registry.latest_bundle()
-        if pointer is None or sealed is None or sealed < least_ms:
-            return False
-        return pointer.watermark_ms == sealed and pointer.bundle == newest
-
-    def _retrain(self) -> None:
-        with (self._config.data_dir / "retrain.log").open("wb") as output:
-            child = ChildProcess("retrain", command("retrain", self._file), output, os.environ)
-            code = child.process.wait()
-        if code != 0:
-            log = self._config.data_dir / "retrain.log"
-            raise StartError(f"first retrain: expected exit code 0, got {code}; see {log}")
-
-    def _answers(self, path: str) -> bool:
-        import httpx
-
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(self._url + path, timeout=2.0).status_code == 200
-        return False
-
-    def _until(self, condition: Callable[[], bool], what: str, deadline_s: float) -> None:
-        pause = threading.Event()
-        end = time.monotonic() + deadline_s
-        while not condition():
-            self._check_up()
-            if time.monotonic() > end:
-                raise StartError(
-                    f"demo: waited {deadline_s:.0f} s for {what}; see {self._config.data_dir / 'up.log'}"
-                )
-            pause.wait(0.05)
-
-    def _check_up(self) -> None:
-        code = self._up.exit_code()
-        if code is not None:
-            raise StartError(
-                f"demo: `freshrecall up` ended with exit code {code}; see {self._config.data_dir / 'up.log'}"
-            )
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<45}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
 
 
 def _clear(data_dir: Path) -> None:

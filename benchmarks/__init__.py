@@ -1,0 +1,1 @@
+"""Measurements of the hot paths, each against a named peer in the same run. `make bench` runs them all."""
