@@ -8,8 +8,9 @@ serving index, and compares.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +30,7 @@ from serving.snapshot import ITEM_TABLE, LoadTower, UserTower
 from stream.keys import encode_id
 
 RELATIVE_TOLERANCE = 1e-5
+_LOG = logging.getLogger(__name__)
 
 
 class AuditedEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -51,10 +53,13 @@ class AuditRecord(msgspec.Struct, frozen=True):
 
 
 class AuditLog:
-    """Appends records to a JSON lines file."""
+    """Appends records to a JSON lines file. A disk that takes none costs records, never an answer."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.lost = 0
+        """Records that could not be written."""
+        self._path, self._failing = path, False
         self._file: IO[bytes] = path.open("ab")
         self._encoder = msgspec.json.Encoder()
         self._lock = threading.Lock()
@@ -63,17 +68,32 @@ class AuditLog:
         """Append one answer."""
         history = [AuditedEntry(e.item_id, e.kind, e.ts_ms, e.request_id) for e in profile.history]
         record = AuditRecord(request, ts_ms, history, dict(profile.attributes), answer)
+        line = self._encoder.encode(record) + b"\n"
         with self._lock:
-            self._file.write(self._encoder.encode(record) + b"\n")
+            if not self._done(lambda: self._file.write(line)):
+                self.lost += 1
 
     def flush(self) -> None:
         """Make what was written visible to readers."""
         with self._lock:
-            self._file.flush()
+            self._done(self._file.flush)
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
+        with self._lock:
+            self._done(self._file.close)
+
+    def _done(self, act: Callable[[], object]) -> bool:
+        """Whether the disk took it; said once when it begins to fail."""
+        try:
+            act()
+        except OSError as error:
+            if not self._failing:
+                _LOG.error("%s: audited answers are lost while it cannot be written: %s", self._path, error)
+            self._failing = True
+            return False
+        self._failing = False
+        return True
 
 
 def read_audit(path: Path) -> list[AuditRecord]:

@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -87,3 +88,20 @@ def test_share_and_torn_tail(tmp_path):
     data = (tmp_path / "a.jsonl").read_bytes()
     (tmp_path / "a.jsonl").write_bytes(data[:-5])
     assert len(read_audit(tmp_path / "a.jsonl")) == len(written) - 1
+
+
+def test_a_full_disk_costs_audit_records_and_no_answers(tmp_path, caplog):
+    world = World(tmp_path, ServingConfig(clock="event"))
+    world.serve(world.bundle())
+    log = AuditLog(Path("/dev/full"))
+
+    async def ask():
+        async with world.client(log) as client:
+            for _ in range(20):
+                answer = await client.post("/v1/recall", json={"user_id": "u", "k": 50})
+                assert answer.status_code == 200
+                log.flush()
+
+    asyncio.run(ask())
+    log.close()
+    assert caplog.text.count("audited answers are lost") == 1
