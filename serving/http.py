@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,8 +29,9 @@ from serving.recall import recall, similar
 from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallRequest
 from serving.snapshot import Snapshot
 from serving.swap import Swapper
-from serving.validation import decode, key_text, whole_number
+from serving.validation import check_event, decode, key_text, whole_number
 from stream.event import Event
+from stream.keys import INT64_MAX, INT64_MIN
 
 PublishEvents = Callable[[Sequence[Event]], object]
 Handler = Callable[[Request], Awaitable[Response]]
@@ -92,7 +94,7 @@ class Api:
         text, query = request.path_params["id"], request.query_params
         k = whole_number(query.get("k", "50"), "query k", 1, MAX_K)
         keys = [key_text(text, "path id")]
-        if text.lstrip("-").isdecimal() and len(text) <= 19:
+        if re.fullmatch(r"-?[0-9]{1,19}", text) and INT64_MIN <= int(text) <= INT64_MAX:
             # A path has no types: the string "5" is tried first, then the number 5.
             keys.append(key_text(int(text), "path id"))
         return _json(similar(self.snapshot(), keys, k, query.get("model", "")))
@@ -104,10 +106,7 @@ class Api:
         posted = [decode(_EVENT, body)] if single else decode(_EVENTS, body)
         now_ms = self.now_ms()
         for at, event in enumerate(posted):
-            where = "$" if single else f"$[{at}]"
-            key_text(event.user_id, f"{where}.user_id")
-            if event.item_id is not None:
-                key_text(event.item_id, f"{where}.item_id")
+            check_event(event, "$" if single else f"$[{at}]")
         events = [event.event(uuid.uuid4().hex, now_ms) for event in posted]
         try:
             await asyncio.to_thread(self.events, events)

@@ -11,7 +11,10 @@ from stream.event import Context, Event, Finite, Identifier, Kind, Label
 
 MAX_K = 1000
 MAX_EXCLUDE = 10_000
-MomentMs = Annotated[int, Meta(ge=1, le=2**63 - 1, description="Event time, milliseconds since 1970 UTC.")]
+LAST_MOMENT_MS = 253_402_214_400_000  # 9999-12-31 UTC: calendars of time zones end there
+MomentMs = Annotated[
+    int, Meta(ge=1, le=LAST_MOMENT_MS, description="Event time, milliseconds since 1970 UTC.")
+]
 
 
 class RecallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from serving.errors import BadRequest
-from stream.keys import encode_id
+from serving.schema import PostedEvent
+from stream.event import KINDS_WITHOUT_ITEM
+from stream.keys import ID_LIMIT_BYTES, encode_id
 
 T = TypeVar("T")
 _MESSAGE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<where>[^`]*)`)?$", re.S)
@@ -24,7 +26,7 @@ def decode(decoder: Callable[[bytes], T], body: bytes) -> T:
         return decoder(body)
     except msgspec.ValidationError as error:
         raise _explained(str(error), body) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest("the body is not JSON", "$", "a JSON object", f"{error}") from error
 
 
@@ -36,6 +38,21 @@ def key_text(identifier: int | str, where: str) -> str:
         raise BadRequest(
             "not an ID", where, "int64 or a UTF-8 string of 1 to 256 bytes", str(error)
         ) from error
+
+
+def check_event(event: PostedEvent, where: str) -> None:
+    """What the stream would only find out later, when the client is gone. Raises BadRequest."""
+    key_text(event.user_id, f"{where}.user_id")
+    if event.item_id is not None:
+        key_text(event.item_id, f"{where}.item_id")
+    elif event.kind not in KINDS_WITHOUT_ITEM:
+        raise BadRequest("missing field", f"{where}.item_id", f"the item of a {event.kind}", "nothing")
+    for name in ("event_id", "scene", "request_id"):
+        size = len(getattr(event, name).encode())
+        if size > ID_LIMIT_BYTES:
+            raise BadRequest(
+                "invalid value", f"{where}.{name}", f"at most {ID_LIMIT_BYTES} bytes", f"{size} bytes"
+            )
 
 
 def whole_number(text: str, where: str, low: int, high: int) -> int:
@@ -65,7 +82,10 @@ def _explained(message: str, body: bytes) -> BadRequest:
 
 def _value_at(body: bytes, where: str) -> Any:
     """The value at a path such as `$.exclude[3]`; the whole body when it cannot be followed."""
-    value = msgspec.json.decode(body)
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body[:100].decode(errors="replace")  # wrong further on, too
     for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", where):
         try:
             value = value[name] if name else value[int(index)]

@@ -266,3 +266,20 @@ def test_docs_page_needs_no_internet(world):
     assert "openapi.json" in page.text
     assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", page.text)
     assert Path("serving/static/docs.html").exists()
+
+
+def test_hostile_bodies_and_paths_are_the_clients_fault(ready):
+    for body in (b'{"user_id": 1, "k": 0', b'{"user_id": 1, "k": 0, "context": ' + b"[" * 100_000):
+        answer = ask(ready, "POST", "/v1/recall", content=body)
+        assert (answer.status_code, answer.json()["where"]) == (422, "$.k")
+    assert ask(ready, "POST", "/v1/recall", json={"user_id": 1, "ts_ms": 2**62}).status_code == 422
+    for item in ("--5", "-", "9999999999999999999", "٥"):
+        assert ask(ready, "GET", f"/v1/items/{item}/similar").status_code == 404
+
+
+def test_events_that_the_stream_would_refuse_are_refused_at_once(ready):
+    lacking = ask(ready, "POST", "/v1/events", json={"user_id": 1, "kind": "click"})
+    assert (lacking.status_code, lacking.json()["where"]) == (422, "$.item_id")
+    long = [{"user_id": 1, "kind": "search"}, {"user_id": 1, "kind": "search", "request_id": "é" * 200}]
+    refused = ask(ready, "POST", "/v1/events", json=long)
+    assert (refused.status_code, refused.json()["where"]) == (422, "$[1].request_id")
