@@ -18,6 +18,16 @@ class Unreachable(StreamError):
         return type(self), (self.setting, self.address)
 
 
+class StoreForgot(Unreachable):
+    """A store that answers but has lost what it was given: emptied, or restarted from an older state."""
+
+    def __init__(self, setting: str, address: str) -> None:
+        super().__init__(setting, address)
+        self.args = (
+            f"{setting}: {address} has lost what was applied (is it persistent?); the archive repairs it",
+        )
+
+
 class Malformed(StreamError):
     """Bytes or an event that cannot be taken in; `reason` is one of `stream.codec.REASONS`."""
 

@@ -5,7 +5,7 @@ script (profiles.lua) applies the events of a user together with their position,
 replay counts twice. The history is kept in canonical order: event time, then position.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
@@ -18,9 +18,9 @@ import redis.asyncio
 from pydantic import BaseModel, ConfigDict, Field
 
 from stream.archive import Archive
-from stream.errors import Unreachable
+from stream.errors import StoreForgot, Unreachable
 from stream.replay import ArchiveReader
-from stream.seals import Positions, column
+from stream.seals import Positions, column, from_text
 
 SETTING = "redis.url"
 _SCRIPT = files("stream").joinpath("profiles.lua").read_text()
@@ -32,6 +32,8 @@ return cmsgpack.pack({
   ARGV[1] == '1' and redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES') or {}
 })
 """
+# Not only lost connections: a store that is full, read-only or loading refuses commands.
+_AWAY = (redis.RedisError, OSError)
 _PLACE_BYTES = 36  # fixed-width hexadecimal position in front of a history member: equal times sort by it
 _HISTORY, _CONSUMED = 1, 2
 
@@ -87,9 +89,10 @@ class Profiles:
         self._store = redis.Redis.from_url(url)
         try:
             self._store.ping()
-        except (redis.RedisError, OSError) as error:
+        except _AWAY as error:
             raise Unreachable(SETTING, url, type(error).__name__) from error
         self._apply = self._store.register_script(_SCRIPT)
+        self._marked: dict[str, int] = {}
         history, consumed = set(self.config.history_kinds), set(self.config.consumed_kinds)
         self._flags = {
             kind: _HISTORY * (kind in history) + _CONSUMED * (kind in consumed) for kind in history | consumed
@@ -101,14 +104,16 @@ class Profiles:
         """Apply events of EVENT_SCHEMA, each partition in order; what was applied before is skipped.
 
         `following`: next offsets after this batch, recorded last; they say where a replay has to begin.
-        Raises Unreachable if the store went away; applying the same again later does no harm.
+        Raises Unreachable if the store went away, StoreForgot if it no longer holds what was applied before;
+        applying the same again later does no harm.
         """
         try:
             self._apply_all(batch, following or {})
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        except _AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def _apply_all(self, batch: pa.RecordBatch | pa.Table, following: Mapping[tuple[int, int], int]) -> None:
+        self._check_marks([f"{i}:{p}" for i, p in following])
         calls = self._calls(batch)
         size = self.config.batch_users
         for first in range(0, len(calls), size):
@@ -125,15 +130,24 @@ class Profiles:
         if following:
             marks = {f"{i}:{p}": offset for (i, p), offset in following.items()}
             self._store.hset(f"{self.config.prefix}:applied", mapping=marks)  # type: ignore[arg-type]
+            self._marked |= marks
+
+    def _check_marks(self, names: Sequence[str]) -> None:
+        """Before anything is applied on top of a gap: a user's own position would then hide it for good."""
+        names = [name for name in names if name in self._marked]
+        if names:
+            held = self._store.hmget(f"{self.config.prefix}:applied", names)
+            if [int(mark or 0) for mark in held] != [self._marked[name] for name in names]:
+                raise StoreForgot(SETTING, self._url)
 
     def positions(self) -> Positions:
         """(incarnation, partition) -> next offset to apply."""
         try:
             marks: dict[bytes, bytes] = self._store.hgetall(f"{self.config.prefix}:applied")  # type: ignore[assignment]
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        except _AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
-        pairs = ((key.decode().split(":"), offset) for key, offset in marks.items())
-        return {(int(i), int(p)): int(offset) for (i, p), offset in pairs}
+        self._marked = {key.decode(): int(offset) for key, offset in marks.items()}
+        return from_text(self._marked)
 
     def repair(self, archive: Archive) -> int:
         """Apply what the archive holds and the profiles do not; returns the number of events looked at."""
@@ -167,7 +181,7 @@ class Profiles:
                     content = msgspec.json.encode(values or {})
                     pipeline.hset(user_keys(self.config.prefix, user_id)[0], "attributes", content)
                 pipeline.execute()
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        except _AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def close(self) -> None:
@@ -206,7 +220,7 @@ class AsyncProfiles:
         """Raises Unreachable if the store does not answer."""
         try:
             await self._store.ping()
-        except (redis.RedisError, OSError) as error:
+        except _AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     async def fetch(self, user_id: str, consumed: bool = True) -> Profile:
@@ -217,7 +231,7 @@ class AsyncProfiles:
         keys = user_keys(self.config.prefix, user_id)[:3]
         try:
             packed: bytes = await self._read(keys=keys, args=[int(consumed)])
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        except _AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
         return _profile(user_id, *_unpack(packed))
 

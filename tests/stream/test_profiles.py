@@ -4,8 +4,9 @@ import random
 import pyarrow as pa
 import pytest
 
+from deploy.embedded import EmbeddedStore
 from stream.archive import Archive
-from stream.errors import Unreachable
+from stream.errors import StoreForgot, Unreachable
 from stream.profiles import AsyncProfiles, Profile, ProfileConfig, Profiles
 from tests.stream.samples import T0, batch, event
 
@@ -149,3 +150,35 @@ def test_reading_from_an_absent_store_is_one_clear_error(config):
 def test_tables_work_too(store, config, profiles):
     profiles.apply(pa.Table.from_batches([batch([event(0, user_id="u")])]))
     assert fetch(store, config, "u").counters == {"click": 1}
+
+
+def test_a_store_that_was_emptied_is_noticed_and_repaired(store, config, profiles, tmp_path):
+    with Archive(tmp_path) as archive:
+        for part in range(2):
+            events = batch([event(part, user_id="u")], offsets=[part])
+            archive.append(events)
+            if part == 0:
+                profiles.apply(events, {(0, 0): 1})
+                profiles._store.delete(*profiles._store.scan_iter(f"{config.prefix}:*"))
+            else:
+                with pytest.raises(StoreForgot, match="has lost what was applied"):
+                    profiles.apply(events, {(0, 0): 2})
+        profiles.repair(archive)
+        assert fetch(store, config, "u").counters == {"click": 2}
+        more = batch([event(2, user_id="u")], offsets=[2])
+        archive.append(more)
+        profiles.apply(more, {(0, 0): 3})
+        assert profiles.positions() == {(0, 0): 3}
+
+
+def test_a_store_that_refuses_commands_counts_as_absent(config, tmp_path):
+    with EmbeddedStore(tmp_path) as service:
+        writer = Profiles(service.url, config)
+        writer._store.config_set("maxmemory", "1")
+        for act in (
+            lambda: writer.apply(batch([event(0, user_id="u")]), {(0, 0): 1}),
+            lambda: writer.set_attributes({"u": {"age": "3"}}),
+        ):
+            with pytest.raises(Unreachable, match="OutOfMemory"):
+                act()
+        writer.close()
