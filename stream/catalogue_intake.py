@@ -5,11 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
 import pyarrow as pa
 
-from stream.catalogue import ITEMS, USERS, CatalogueWriter
-from stream.change import Change, decode_changes, to_batch
+from stream.catalogue import ITEMS, USERS, Catalogue, CatalogueWriter
+from stream.change import Change, decode_changes, plain_text, to_batch
 from stream.dead_letters import DeadLetters, dead_letter
 from stream.errors import Unreachable
 from stream.keys import encode_id
@@ -19,6 +18,8 @@ from stream.topics import KafkaConfig
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5
+CHECK_S = 5.0
+"""How often to ask whether the store still holds the users' attributes."""
 
 
 class CatalogueIntake:
@@ -38,6 +39,7 @@ class CatalogueIntake:
         self._catalogue, self._profiles, self._dead_letters = catalogue, profiles, dead_letters
         self._clock = clock
         self._names = {kafka.items: ITEMS, kafka.users: USERS}
+        self._check_at = clock()
         self.changes = 0
         """Changes taken in by this process."""
 
@@ -51,6 +53,7 @@ class CatalogueIntake:
                     self._take_in(chunk, stop)
                 if chunks and not stop.is_set():
                     reader.done(chunks)
+                self._repair()
         finally:
             reader.close()
 
@@ -78,6 +81,22 @@ class CatalogueIntake:
         self._catalogue.append(name, batch, {place: chunk.records[-1].offset + 1})
         self.changes += len(changes)
 
+    def _repair(self) -> None:
+        """Give a store that lost its memory the attributes of all users again."""
+        if self._profiles is None or self._clock() < self._check_at:
+            return
+        self._check_at = self._clock() + CHECK_S
+        try:
+            if self._profiles.holds_attributes():
+                return
+            users = Catalogue(self._catalogue.root).users_table()
+            for first in range(0, users.num_rows, 10_000):
+                rows = users.slice(first, 10_000).to_pylist()
+                self._profiles.set_attributes({row.pop("user_id"): _known(row) for row in rows})
+            self._profiles.attributes_set()
+        except Unreachable as error:
+            log.warning("user attributes wait: %s", error)
+
     def _applied(self, profiles: Profiles, changes: Sequence[Change]) -> bool:
         try:
             profiles.set_attributes(_texts(changes))
@@ -94,10 +113,10 @@ class CatalogueIntake:
 
 def _texts(changes: Sequence[Change]) -> dict[str, dict[str, str] | None]:
     return {
-        encode_id(c.id): None
-        if c.deleted
-        else {
-            n: v if isinstance(v, str) else msgspec.json.encode(v).decode() for n, v in c.attributes.items()
-        }
+        encode_id(c.id): None if c.deleted else {n: plain_text(v) for n, v in c.attributes.items()}
         for c in changes
     }
+
+
+def _known(row: dict[str, str | int | float | None]) -> dict[str, str]:
+    return {name: plain_text(value) for name, value in row.items() if value is not None}

@@ -116,7 +116,17 @@ def typed_text(value: str | int | float | bool) -> str:
         return "s" + value
     if isinstance(value, bool):
         return "btrue" if value else "bfalse"
-    return f"i{value}" if isinstance(value, int) else f"f{value!r}"
+    return ("i" if isinstance(value, int) else "f") + plain_text(value)
+
+
+def plain_text(value: str | int | float | bool) -> str:
+    """A value as the text that a category reads, the same in a profile as in a column of the catalogue."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        text: str = pa.scalar(value, pa.float64()).cast(pa.string()).as_py()
+        return text
+    return str(value)
 
 
 def _checked(change: Change) -> Change:

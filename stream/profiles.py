@@ -184,6 +184,20 @@ class Profiles:
         except _AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
+    def holds_attributes(self) -> bool:
+        """Whether the store still has what `attributes_set` left there. Raises Unreachable."""
+        try:
+            return bool(self._store.exists(f"{self.config.prefix}:users"))
+        except _AWAY as error:
+            raise Unreachable(SETTING, self._url, type(error).__name__) from error
+
+    def attributes_set(self) -> None:
+        """Record that the attributes of all users are in the store. Raises Unreachable."""
+        try:
+            self._store.set(f"{self.config.prefix}:users", 1)
+        except _AWAY as error:
+            raise Unreachable(SETTING, self._url, type(error).__name__) from error
+
     def close(self) -> None:
         """End the connection."""
         self._store.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stream.catalogue import ITEMS, USERS, Catalogue, CatalogueWriter
 from stream.catalogue_intake import CatalogueIntake
-from stream.change import Change, decode_changes, encode_changes, to_batch
+from stream.change import Change, decode_changes, encode_changes, plain_text, to_batch
 from stream.dead_letters import DeadLetters
 from stream.errors import Malformed
 from stream.producer import EventProducer, changes_of
@@ -161,3 +161,32 @@ def test_through_kafka(broker, store, topics, tmp_path, eventually):
     assert catalogue.users_table().to_pylist() == [{"user_id": "#5", "age": 31}]
     assert profiles._store.hget(f"{profiles.config.prefix}:{{u:#5}}", "attributes") == b'{"age":"31"}'
     assert {letter.topic for letter in DeadLetters(tmp_path / "dead.jsonl").read()} == {kafka.items}
+
+
+def test_attributes_come_back_after_the_store_lost_them(broker, store, topics, tmp_path, eventually):
+    kafka = KafkaConfig(bootstrap=broker, items=topics("items"), users=topics("users"))
+    profiles = Profiles(store, ProfileConfig(prefix=topics("catalogue")))
+    writer, stop = CatalogueWriter(tmp_path), threading.Event()
+    put(
+        writer, USERS,
+        Change(id=5, ts_ms=1, attributes={"age": 30, "vip": True}),
+        Change(id="x", ts_ms=1, attributes={"age": 2.5}),
+    )  # fmt: skip
+    intake = CatalogueIntake(kafka, writer, profiles, DeadLetters(tmp_path / "dead.jsonl"))
+    thread = threading.Thread(target=intake.run, args=(stop,))
+    thread.start()
+    try:
+        key = f"{profiles.config.prefix}:{{u:#5}}"
+        eventually(lambda: profiles._store.hget(key, "attributes") == b'{"age":"30","vip":"true"}')
+        eventually(profiles.holds_attributes)
+    finally:
+        stop.set()
+        thread.join()
+        writer.close()
+
+
+@pytest.mark.parametrize("value", [5, 5.0, 5.5, 1e20, 1e-7, True, "5.0"])
+def test_a_category_reads_the_same_text_in_training_and_in_a_profile(tmp_path, value):
+    put(CatalogueWriter(tmp_path), USERS, Change(id=1, ts_ms=1, attributes={"a": value}))
+    column = Catalogue(tmp_path).users_table()["a"]
+    assert column.cast("string").to_pylist() == [plain_text(value)]
