@@ -81,6 +81,12 @@ class FeatureColumns:
                 raise ValueError(
                     f"features: unknown time feature {feature.name!r}; known: {', '.join(_TIME_NAMES)}"
                 )
+            kind = "number" if feature.name == "example_age" else "category"
+            if feature.source == "time" and feature.kind != kind:
+                raise ValueError(
+                    f"features: {feature.name}: expected kind {kind!r}, got {feature.kind!r}; "
+                    "any other would be read as another feature"
+                )
         self.zone = zone
         self.categories = tuple(feature for feature in chosen if feature.kind == "category")
         self.numbers = tuple(feature for feature in chosen if feature.kind == "number")

@@ -54,3 +54,12 @@ def test_example_age_is_fed_in_training_and_zero_in_serving():
 def test_unknown_time_feature_is_refused():
     with pytest.raises(ValueError, match="hour_of_day"):
         FeatureColumns([FeatureConfig(name="hours", source="time")], ("time",), "UTC")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("example_age", "category"), ("hour_of_day", "number"), ("day_of_week", "number")]
+)
+def test_a_time_feature_of_the_wrong_kind_is_refused(name, kind):
+    """It was silently read as the day of the week, or as the example's age."""
+    with pytest.raises(ValueError, match=f"{name}: expected kind"):
+        FeatureColumns([FeatureConfig(name=name, source="time", kind=kind)], ("time",), "UTC")
