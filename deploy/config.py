@@ -3,6 +3,7 @@
 A section's fields, defaults and meanings stand in its own class; nothing is repeated.
 """
 
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -57,11 +58,31 @@ class Config(BaseModel):
     def _histories_hold_what_models_read(self) -> "Config":
         """Refuse a model whose positives never reach the live history: everybody would look unknown."""
         for name, model in self.models.items():
+            if model.history_length > self.profiles.history_length:
+                raise ValueError(
+                    f"models.{name}.history_length: expected at most profiles.history_length "
+                    f"({self.profiles.history_length}), got {model.history_length}; raise that one"
+                )
             lacking = set(model.positives) - set(self.profiles.history_kinds)
             if lacking:
                 raise ValueError(
                     f"models.{name}.positives: {sorted(lacking)} are missing from profiles.history_kinds "
                     f"({', '.join(self.profiles.history_kinds)}); add them there"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_file_names(self) -> "Config":
+        """Refuse before a training what could not be published after it."""
+        for name in self.models:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name == "popularity":
+                raise ValueError(
+                    f"models: expected names of letters, digits, _ and - (but not 'popularity'), got {name!r}"
+                )
+        for feature in self.features:
+            if not re.fullmatch(r"[^/\x00]{1,64}", feature.name):
+                raise ValueError(
+                    f"features: expected names of 1 to 64 characters without '/', got {feature.name!r}"
                 )
         return self
 

@@ -78,7 +78,9 @@ def registry(config: Config) -> Registry:
 
 def pointer(config: Config) -> PointerStore:
     """The served version, with change notices through Redis."""
-    return PointerStore(config.registry_dir, resolved(config).redis.url)
+    # Under the prefix of the profiles: two systems may share a store.
+    name = f"{config.profiles.prefix}:pointer"
+    return PointerStore(config.registry_dir, resolved(config).redis.url, name)
 
 
 def catalogue_writer(config: Config) -> CatalogueWriter:

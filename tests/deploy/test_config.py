@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from deploy.addresses import resolved
 from deploy.config import Config
 from deploy.config_load import load
 from deploy.errors import ConfigError
+from deploy.wiring import pointer
 
 
 def models(value: object) -> Iterator[BaseModel]:
@@ -66,3 +68,26 @@ def test_features_and_models_by_name(tmp_path: Path) -> None:
     assert config.models["a"].kind == "youtube_dnn"
     assert (config.models["b"].dim, config.models["b"].tau) == (32, 0.1)
     assert [feature.table for feature in config.features] == ["item.brand", "user.age"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[models."../x"]', "got '../x'"),
+        ('[models."a/b"]', "got 'a/b'"),
+        ("[models.popularity]", "got 'popularity'"),
+        ('[[features]]\nname = "a/../b"\nsource = "item"', "got 'a/../b'"),
+        ("[models.m]\nhistory_length = 300", "models.m.history_length: expected at most"),
+    ],
+)
+def test_what_would_fail_after_a_training_is_refused_before(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text(text + "\n")
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        load(Config, file, environment={})
+
+
+def test_systems_that_share_a_store_have_pointers_of_their_own(tmp_path: Path) -> None:
+    text = {"data_dir": tmp_path, "redis.url": "redis://c:3/1", "profiles.prefix": "other"}
+    assert pointer(load(Config, None, text, {})).name == "other:pointer"
+    assert pointer(load(Config, None, {"redis.url": "redis://c:3/1"}, {})).name == "freshrecall:pointer"
