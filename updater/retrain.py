@@ -96,6 +96,7 @@ class FullRetrain:
             for name, learner in state.learners.items()
         }
         state.observe_popularity(events)
+        state.forget_unpopular(last.interval_end_ms)
         return self._publish(state, trained, bundle.root.name if bundle else "", last, progress)
 
     def _train(

@@ -22,6 +22,8 @@ from models.popularity import Popularity
 POPULARITY_STATE_FILE = "channels/popularity_state.safetensors"
 POPULARITY_LENGTH = 1000
 """Items of the published popularity list."""
+POPULARITY_HALF_LIVES = 60
+"""Half-lives without an event after which an item's popularity is forgotten (a factor of 1e-18)."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,10 @@ class TrainingState:
         )
         if len(positive):
             self.popularity.observe(positive["item_id"].combine_chunks(), positive["ts_ms"].to_numpy())
+
+    def forget_unpopular(self, now_ms: int) -> None:
+        """Drop counts that have faded to nothing; without this every item ever seen would stay."""
+        self.popularity.expire(now_ms - POPULARITY_HALF_LIVES * self.popularity.half_life_ms)
 
     def popularity_list(self) -> PopularityList:
         """The published top of the popularity counts."""

@@ -281,3 +281,13 @@ def test_a_first_bundle_that_the_updater_has_already_passed_is_fine(
     monkeypatch.setattr(world.pointer, "get", nothing_yet)
     first = world.retrain(6)
     assert world.pointer.get() == Pointer(bundle=first, delta=2, watermark_ms=START + 8 * HOUR, revision=1)
+
+
+def test_popularity_forgets_what_faded_away(world: World) -> None:
+    world.recipe = replace(RECIPE, popularity_half_life_ms=HOUR // 10)
+    first = TrainingState.load(world.registry.open_bundle(world.retrain(6)))
+    world.pass_hours(6, 20, count=0)
+    world.pass_hours(20, 21, count=3)
+    second = TrainingState.load(world.registry.open_bundle(world.retrain(21)))
+    assert len(first.popularity_list().keys) > 40
+    assert 1 <= len(second.popularity_list().keys) <= 3
