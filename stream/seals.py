@@ -57,7 +57,7 @@ def read_acts(path: Path, acts: list[SealAct], place: int = 0) -> int:
 
     Safe beside a writer: a frame that is not whole yet is left for the next call. Frames are never rewritten.
     """
-    if not path.exists():
+    if not path.exists() or path.stat().st_size == place:
         return place
     data = path.read_bytes()
     end = place
