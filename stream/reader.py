@@ -156,7 +156,7 @@ class Reader:
             while not self._closed:
                 try:
                     self._step()
-                except (KafkaError, OSError) as error:
+                except (KafkaError, StreamError, OSError) as error:
                     log.warning("polling %s: %r; trying again", self._kafka.bootstrap, error)
                     with self._changed:
                         self._changed.wait(0.2)

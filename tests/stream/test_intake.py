@@ -341,3 +341,22 @@ def test_members_of_a_group_share_the_partitions(kafka, tmp_path, eventually):
             producer.flush()
             eventually(lambda: two.counts.events == 50)
     assert len(held(tmp_path / "a") + held(tmp_path / "b")) == 150
+
+
+def test_a_broker_that_flickers_while_partitions_are_assigned_is_waited_out(
+    kafka, tmp_path, eventually, monkeypatch
+):
+    connect, calls = Reader._connect, []
+
+    def flicker(reader):
+        calls.append(None)
+        if len(calls) in (2, 3):  # the first one is that of the start, which may fail
+            raise Unreachable("kafka.bootstrap", kafka.bootstrap)
+        return connect(reader)
+
+    monkeypatch.setattr(Reader, "_connect", flicker)
+    with running(kafka, tmp_path) as intake, EventProducer(kafka) as producer:
+        producer.send([event(0)])
+        producer.flush()
+        eventually(lambda: intake.counts.events == 1)
+    assert len(calls) == 4
