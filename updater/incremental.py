@@ -21,6 +21,9 @@ from updater.state import TrainingState
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 5.0
+"""Pause after an error: rebuilding from the bundle costs, and a full disk stays full for a while."""
+
 CatalogueAt = Callable[[int], CatalogueColumns]
 """The catalogue as of an event time, ms."""
 
@@ -63,13 +66,12 @@ class IncrementalUpdater:
         """
         while not stop.is_set():
             try:
-                advanced = self.advance()
+                if not self.advance():
+                    stop.wait(self._config.poll_s)
             except Exception:
                 log.exception("incremental update failed at %s; starting again from the bundle", self.base)
                 self.base = None  # whatever was half done is rebuilt from durable files
-                advanced = False
-            if not advanced:
-                stop.wait(self._config.poll_s)
+                stop.wait(RETRY_S)
 
     def advance(self) -> bool:
         """Take in what is new: the newest bundle, then every interval sealed since; False: nothing was."""
