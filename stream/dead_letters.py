@@ -7,6 +7,7 @@ topic is a copy for consumers elsewhere; a broker that refuses it is logged, and
 import base64
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ class DeadLetters:
         self.counts: Counter[str] = Counter()
         """Dead letters of this process by reason."""
         self._publish = publish
+        self._mutex = threading.Lock()  # events and catalogue changes are taken in by two threads
         path.parent.mkdir(parents=True, exist_ok=True)
         self._cut_torn_line()
 
@@ -55,17 +57,18 @@ class DeadLetters:
         if not letters:
             return
         lines = [msgspec.json.encode(letter) for letter in letters]
-        with self.path.open("ab") as file:
-            file.write(b"\n".join(lines) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.counts.update(letter.reason for letter in letters)
-        if self._publish is not None:
-            try:
-                for line in lines:
-                    self._publish(line)
-            except Exception:
-                log.exception("dead letters are in %s but could not be published", self.path)
+        with self._mutex:
+            with self.path.open("ab") as file:
+                file.write(b"\n".join(lines) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self.counts.update(letter.reason for letter in letters)
+            if self._publish is not None:
+                try:
+                    for line in lines:
+                        self._publish(line)
+                except Exception:
+                    log.exception("dead letters are in %s but could not be published", self.path)
 
     def read(self) -> list[DeadLetter]:
         """All letters in the file."""
