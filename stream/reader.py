@@ -51,7 +51,7 @@ class Reader:
         self._kafka, self._names, self._start_at, self._clock = kafka, tuple(topics), start, clock
         self._changed = threading.Condition()
         self._queue: deque[Chunk] = deque()
-        self._queued = 0
+        self._queued = self._queued_bytes = 0
         self._in_hand = False
         self._states: dict[str, TopicState] = {}
         self._busy_at: dict[tuple[str, int], float] = {}
@@ -80,6 +80,7 @@ class Reader:
         with self._changed:
             chunks = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
             self._queued -= sum(len(chunk.records) for chunk in chunks)
+            self._queued_bytes -= sum(_bytes_of(chunk.records) for chunk in chunks)
             self._in_hand = bool(chunks)
             self._changed.notify_all()
             return chunks
@@ -142,7 +143,7 @@ class Reader:
     def _drop(self) -> None:
         self._stale = True
         self._queue.clear()
-        self._queued = 0
+        self._queued = self._queued_bytes = 0
         self._commits.clear()
 
     def _raise_failure(self) -> None:
@@ -186,6 +187,7 @@ class Reader:
                 state = self._states[place.topic]
                 self._queue.append(Chunk(place.topic, state.topic_id, place.partition, records))
                 self._queued += len(records)
+                self._queued_bytes += _bytes_of(records)
             if polled:
                 self._changed.notify_all()
 
@@ -195,9 +197,10 @@ class Reader:
 
     def _press_back(self) -> None:
         paused = self._consumer.paused()
-        if not paused and self._queued >= self._kafka.queue_messages:
+        full = max(self._queued / self._kafka.queue_messages, self._queued_bytes / self._kafka.queue_bytes)
+        if not paused and full >= 1:
             self._consumer.pause(*self._consumer.assignment())
-        elif paused and self._queued <= self._kafka.queue_messages // 2:
+        elif paused and full <= 0.5:
             self._consumer.resume(*paused)
 
     def _commit(self, final: bool = False) -> None:
@@ -271,8 +274,12 @@ class Reader:
                 self._kafka.session_timeout_ms / 2000,
             )
             self._queue.clear()
-            self._queued = 0
+            self._queued = self._queued_bytes = 0
         self._commit(final=True)
+
+
+def _bytes_of(records: Sequence[Any]) -> int:
+    return sum(len(record.value or b"") for record in records)
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -39,6 +39,9 @@ class KafkaConfig(BaseModel):
     queue_messages: int = Field(
         20_000, gt=0, description="Messages polled ahead of the archive before partitions are paused."
     )
+    queue_bytes: int = Field(
+        67_108_864, gt=0, description="The same in bytes: one append to the archive holds at most about this."
+    )
     pack: int = Field(50, gt=0, description="Events per packed message.")
     options: dict[str, Any] = Field(
         default_factory=dict,
