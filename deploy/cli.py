@@ -3,6 +3,7 @@
 Heavy libraries (torch, faiss, numba) are imported inside the verbs, so that `--help` answers at once.
 """
 
+import gc
 import sys
 
 import typer
@@ -31,3 +32,6 @@ def main() -> None:
     except (StartError, Unreachable, ArchiveLocked) as error:
         print(f"freshrecall: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        # Else the interpreter traverses all that torch and others leave behind once more: up to a second.
+        gc.freeze()

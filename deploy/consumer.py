@@ -12,10 +12,10 @@ from deploy.wiring import (
     catalogue_intake,
     catalogue_writer,
     dead_letters,
-    incremental_updater,
     intake,
     profiles,
 )
+from deploy.wiring_training import incremental_updater
 
 
 def run_consumer(config: Config, stop: threading.Event) -> None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from models.arrays import Float32Array
 from models.features import Columns, FeatureColumns
+from models.id_table import IdTable
 from models.key_bytes import key_array
 from models.model_config import ModelConfig
 from models.moments import Moments
 from models.pooling import ages_s, history_bags, newest_positions
 from models.samples import Samples
-from models.tables import Tables
 from models.towers import ItemInputs, UserInputs
 
 RowsOf = Callable[[str, pa.StringArray], Tensor]
@@ -101,7 +101,7 @@ def encode_items(
     return vectors
 
 
-def moments_of(samples: Samples, tables: Tables, features: FeatureColumns) -> Moments:
+def moments_of(samples: Samples, ids: Mapping[str, IdTable], features: FeatureColumns) -> Moments:
     """The moments of samples with IDs as keys; numbers become the feature columns they came from."""
     rows, places = np.nonzero(samples.history >= 0)
     offsets = np.zeros(len(samples) + 1, np.int64)
@@ -110,16 +110,16 @@ def moments_of(samples: Samples, tables: Tables, features: FeatureColumns) -> Mo
     users: dict[str, pa.Array] = {}
     for place, feature in enumerate(features.categories):
         if feature.source != "time":
-            column = tables.ids[feature.table].keys_of(samples.categories[:, place])
+            column = ids[feature.table].keys_of(samples.categories[:, place])
             (context if feature.source == "context" else users)[feature.name] = column
     for place, feature in enumerate(features.numbers):
         if feature.source != "time":
             column = pa.array(samples.numbers[:, place], from_pandas=True)
             (context if feature.source == "context" else users)[feature.name] = column
     return Moments(
-        user_id=tables.ids["user"].keys_of(samples.user),
+        user_id=ids["user"].keys_of(samples.user),
         ts_ms=samples.ts_ms,
-        history_id=tables.ids["item"].keys_of(samples.history[rows, places]),
+        history_id=ids["item"].keys_of(samples.history[rows, places]),
         history_offsets=offsets,
         history_ts_ms=(samples.ts_ms[:, None] - samples.history_age_s.astype(np.int64) * 1000)[rows, places],
         context=context,

@@ -26,7 +26,8 @@ from models.published import PublishedModel
 from models.samplers import UnigramSampler
 from models.samples import Samples
 from models.steps import Rows, Stepper, StepPlan
-from models.tables import Tables, ids_name
+from models.table_names import ids_name
+from models.tables import Tables
 
 __all__ = [
     "CatalogueColumns",
@@ -347,4 +348,4 @@ class Learner:
         """
         if positions is not None:
             samples = samples.take(positions)
-        return moments_of(samples, self._tables, self._request_features)
+        return moments_of(samples, self._tables.ids, self._request_features)

@@ -17,7 +17,7 @@ from models.features import FeatureColumns
 from models.id_table import IdTable
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
-from models.tables import ids_name, ids_state, row_widths
+from models.table_names import ids_name, ids_state, row_widths
 
 
 @dataclass(frozen=True)

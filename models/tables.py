@@ -1,9 +1,4 @@
-"""All ID tables and embedding tables of one model, by name.
-
-"user", "item" and one per category feature ("item.department"). "history_item", where a model pools
-histories over rows of
-their own, has embedding rows only: its keys are those of "item".
-"""
+"""All ID tables and embedding tables of one model in training, by name (models/table_names.py)."""
 
 from __future__ import annotations
 
@@ -19,19 +14,9 @@ from models.embedding import EmbeddingTable
 from models.id_table import IdTable
 from models.model_config import DAY_MS, FeatureConfig, ModelConfig
 from models.samplers import uniform_by_key
+from models.table_names import ids_name, ids_state, row_widths
 
-
-def ids_name(table: str) -> str:
-    """The ID table that gives `table` its rows."""
-    return "item" if table == "history_item" else table
-
-
-def row_widths(config: ModelConfig, features: tuple[FeatureConfig, ...]) -> dict[str, int]:
-    """Embedding tables of a model and their widths."""
-    widths = {"user": config.id_dim, "item": config.item_dim}
-    if not config.shared_items:
-        widths["history_item"] = config.id_dim
-    return widths | {feature.table: feature.dim for feature in features if feature.kind == "category"}
+__all__ = ["Tables", "ids_name"]
 
 
 class Tables:
@@ -124,8 +109,3 @@ class Tables:
             self.rows[name] = EmbeddingTable.from_state(part, self._config.lr_rows)
             if name in self.ids:
                 self.ids[name] = IdTable.from_state(ids_state(part))
-
-
-def ids_state(part: Tensors) -> Tensors:
-    """The ID table's arrays of a "table.<name>" part."""
-    return {key.removeprefix("ids."): array for key, array in part.items() if key.startswith("ids.")}

@@ -15,8 +15,8 @@ import uvloop
 
 from models.artifact import Artifact
 from models.index import set_search_threads
-from models.learner import PublishedModel
 from models.pointer import PointerStore
+from models.published import PublishedModel
 from models.registry import Registry
 from serving.audit import AuditLog
 from serving.config import ServingConfig

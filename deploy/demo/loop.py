@@ -28,7 +28,8 @@ from deploy.processes import ChildProcess
 from deploy.progressive import ProgressiveValidation, summary
 from deploy.replay import replay
 from deploy.up import command
-from deploy.wiring import catalogue_at, import_catalogue, open_producer
+from deploy.wiring import import_catalogue, open_producer
+from deploy.wiring_training import catalogue_at
 from models.pointer import Pointer, read_pointer_file
 from models.registry import Registry
 from stream.archive import ArchiveReader

@@ -14,7 +14,8 @@ import torch
 from deploy.config import Config
 from deploy.config_load import load
 from deploy.threads import run_together
-from deploy.wiring import archive, dead_letters, incremental_updater, intake, pointer, profiles
+from deploy.wiring import archive, dead_letters, intake, pointer, profiles
+from deploy.wiring_training import incremental_updater
 from updater.state import TrainingState
 
 

@@ -11,7 +11,8 @@ from deploy.config import Config
 from deploy.config_load import load
 from deploy.datasets import DatasetError
 from deploy.embedded import EmbeddedBroker
-from deploy.wiring import catalogue_at, catalogue_writer, dead_letters
+from deploy.wiring import catalogue_writer, dead_letters
+from deploy.wiring_training import catalogue_at
 from stream.catalogue_intake import CatalogueIntake
 from stream.change import Change
 from tests.deploy.waiting import eventually
