@@ -25,11 +25,11 @@ for verb in (up, consume, schedule, serve, retrain, replay, demo, config):
 
 def main() -> None:
     """Run a verb; what keeps it from starting becomes one line on stderr and exit code 2."""
-    from stream.errors import ArchiveLocked, Unreachable
+    from stream.errors import StreamError
 
     try:
         app()
-    except (StartError, Unreachable, ArchiveLocked) as error:
+    except (StartError, StreamError) as error:
         print(f"freshrecall: {error}", file=sys.stderr)
         sys.exit(2)
     finally:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
-from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
+from kafka.errors import KafkaConfigurationError, KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 from pydantic import BaseModel, ConfigDict, Field
 
 from stream.errors import StreamError, Unreachable
@@ -119,5 +119,7 @@ def connect(client: Any, config: KafkaConfig, **settings: Any) -> Any:
     }
     try:
         return client(**options)
+    except KafkaConfigurationError as error:  # an option of ours or of kafka.options, not the broker's doing
+        raise StreamError(f"kafka.options: {client.__name__}: {error}") from error
     except (KafkaTimeoutError, KafkaError, OSError) as error:
         raise Unreachable(SETTING, config.bootstrap, type(error).__name__) from error

@@ -362,3 +362,10 @@ def test_a_broker_that_flickers_while_partitions_are_assigned_is_waited_out(
         producer.flush()
         eventually(lambda: intake.counts.events == 1)
     assert len(calls) == 4
+
+
+def test_a_wrong_client_option_is_not_called_an_absent_broker(kafka):
+    wrong = kafka.model_copy(update={"options": {"nonsense": 1}})
+    with pytest.raises(StreamError, match=r"kafka\.options: KafkaAdminClient: .*nonsense") as caught:
+        Topics(wrong)
+    assert not isinstance(caught.value, Unreachable)
