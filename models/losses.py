@@ -16,7 +16,8 @@ def corrected_softmax(positive_B: Tensor, negative_BK: Tensor, hit_BK: Tensor, w
     negative_BK = negative_BK.masked_fill(hit_BK, float("-inf"))
     logits = torch.cat([positive_B.unsqueeze(1), negative_BK], dim=1)
     loss_B = torch.logsumexp(logits, dim=1) - positive_B
-    return (loss_B * weight_B).sum() / weight_B.sum()
+    # A batch in which nothing weighs anything teaches nothing.
+    return (loss_B * weight_B).sum() / weight_B.sum().clamp_min(1e-12)
 
 
 def in_batch_softmax(

@@ -96,3 +96,11 @@ def test_unigram_sampler_draws_what_it_says():
     assert drawn.tolist() != sampler.draw(130_000, step=2).tolist()
     with pytest.raises(ValueError, match="no items"):
         UnigramSampler(entries[:0], counts[:0], 10, 1.0, 0)
+
+
+def test_a_batch_without_weight_teaches_nothing():
+    u_BD = torch.randn(4, 4, requires_grad=True)
+    loss = in_batch_softmax(u_BD, u_BD, torch.zeros(4), torch.arange(4), torch.zeros(4), 0.07)
+    loss.backward()
+    assert loss.item() == 0
+    assert u_BD.grad.abs().max() == 0
