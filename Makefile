@@ -26,16 +26,21 @@ check: $(STAMP)  ## Formatting, lint, types, layers, and the generated part of t
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/freshrecall config --docs docs/operating.md --check
+	$(BIN)/python -m benchmarks.readme --check
 
-bench: $(STAMP)  ## Measurements against peers; writes benchmarks/results/latest.json
+bench: $(STAMP)  ## Measurements against peers and the full demo; writes benchmarks/results and the README table
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
+	$(BIN)/freshrecall demo --exit
+	cp var/demo/report.json benchmarks/results/demo.json
+	$(BIN)/python -m benchmarks.readme
 
 format: $(STAMP)  ## Put code into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP)  ## Write the configuration reference of docs/operating.md anew
+docs: $(STAMP)  ## Write the generated parts of docs/operating.md and README.md anew
 	$(BIN)/freshrecall config --docs docs/operating.md
+	$(BIN)/python -m benchmarks.readme
 
 clean:  ## Remove the environment and everything the demo wrote
 	rm -rf $(VENV) var build *.egg-info

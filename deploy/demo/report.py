@@ -125,18 +125,19 @@ def plot(file: Path, scored: list[Scored], measured: Measured) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.5), width_ratios=(2, 1))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2))
     hours = np.array([(one.start_ms - scored[0].start_ms) / 3_600_000 for one in scored])
-    counts = np.array([len(one.users) for one in scored])
-    for name in STRATEGIES:
-        hits = np.array([one.hits[name].sum() for one in scored])
-        left.plot(hours, np.cumsum(hits) / np.cumsum(counts), label=name)
+    targets = np.cumsum([len(one.users) for one in scored])
+    so_far = {name: np.cumsum([one.hits[name].sum() for one in scored]) / targets for name in STRATEGIES}
+    left.plot(hours, so_far["frozen"], color="grey")
     left.set(
-        xlabel="hours of event time after the first bundle",
-        ylabel="recall@50 so far",
-        title="next hour's purchases",
+        xlabel="hours of event time", ylabel="recall@50 so far", title="first bundle, next hour's purchases"
     )
-    left.legend()
+    middle.axhline(0.0, color="grey", label="frozen")
+    for name in ("daily", "hourly"):
+        middle.plot(hours, so_far[name] - so_far["frozen"], label=name)
+    middle.set(xlabel="hours of event time", ylabel="difference so far", title="against the first bundle")
+    middle.legend()
     for values, label in (
         (measured.profile_ms, "event → profile → answer"),
         (measured.delta_ms, "interval end → delta served"),

@@ -291,3 +291,43 @@ def test_popularity_forgets_what_faded_away(world: World) -> None:
     second = TrainingState.load(world.registry.open_bundle(world.retrain(21)))
     assert len(first.popularity_list().keys) > 40
     assert 1 <= len(second.popularity_list().keys) <= 3
+
+
+def test_item_rows_are_published_with_their_vectors_when_configured(tmp_path: Path) -> None:
+    tables = ("user", "item")
+    config = CONFIG.model_copy(update={"trained_tables": tables, "published_tables": tables})
+    world = World(tmp_path, replace(RECIPE, models={NAME: config}))
+    world.pass_hours(0, 6)
+    first = world.retrain(6)
+    updater = world.updater()
+    updater.advance()
+    world.pass_hours(6, 7)
+    updater.advance()
+    changed = world.registry.open_delta(DeltaRef(first, 1, False)).tables[NAME]["item"]
+    assert updater.state is not None
+    keys, vectors = updater.state.learners[NAME].item_vectors()
+    at = {key: place for place, key in enumerate(keys.to_pylist())}
+    expected = vectors[[at[key] for key in changed.keys.to_pylist()]]
+    assert changed.vectors is not None
+    assert len(changed.keys) > 10
+    np.testing.assert_array_equal(changed.vectors, expected)
+    dense = "models/two_tower/dense.safetensors"
+    bundle = world.registry.open_bundle(first).tensors(dense)
+    assert {n: a.tobytes() for n, a in saved(updater)[dense].items()} == {
+        n: a.tobytes() for n, a in bundle.items()
+    }
+
+
+def test_users_unseen_for_long_leave_a_tombstone(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"expire_after_days": 2 / 24})
+    world = World(tmp_path, replace(RECIPE, models={NAME: config}))
+    world.pass_hours(0, 6)
+    first = world.retrain(6)
+    updater = world.updater()
+    updater.advance()
+    world.pass_hours(6, 9, count=10)
+    updater.advance()
+    gone = world.registry.open_delta(DeltaRef(first, 3, False)).tables[NAME]["user"].tombstones.to_pylist()
+    recent = world.reader.read(START + 6 * HOUR, START + 9 * HOUR)["user_id"].to_pylist()
+    assert gone
+    assert not set(gone) & set(recent[-20:])

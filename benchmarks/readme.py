@@ -1,0 +1,84 @@
+"""Write the results of README.md from result files: `python -m benchmarks.readme [--check]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- results: written by `python -m benchmarks.readme` -->", "<!-- end of results -->"
+
+
+def demo_table(report: dict[str, Any]) -> str:
+    """The figures of one full demo."""
+
+    def recall(name: str, sign: str = "") -> str:
+        interval = report["recall50_intervals"][name]
+        return f"{interval['mean']:{sign}.4f} [{interval['low']:{sign}.4f}, {interval['high']:{sign}.4f}]"
+
+    def spread(name: str) -> str:
+        return f"p50 {report[f'{name}_p50_ms']:,.0f} ms, p99 {report[f'{name}_p99_ms']:,.0f} ms"
+
+    rows = [
+        ("events through Kafka", f"{report['events']:,}, of them {report['live_events']:,} live"),
+        ("deltas / bundles swapped in", f"{report['deltas']} / {report['bundles']}"),
+        ("requests / failed", f"{report['requests']:,} / {report['failed']}"),
+        ("answers recomputed from their files / mixed", f"{report['audited']} / {report['mixed']}"),
+        ("request latency, beside consumer and trainer", spread("request")),
+        ("event → profile → that user's answer", spread("visible_profile")),
+        ("end of an hour → its delta served", spread("visible_delta")),
+        ("recall@50 on the next hour: first bundle, frozen", recall("frozen")),
+        ("recall@50 on the next hour: daily", recall("daily")),
+        ("recall@50 on the next hour: daily + hourly", recall("hourly")),
+        ("hourly − daily, paired", recall("hourly-daily", "+")),
+        ("wall time", f"{report['wall_s']:.0f} s"),
+    ]
+    head = f"`{report['command']}`: {report['targets']:,} targets, 95% bootstrap intervals by user.\n\n"
+    return head + _table(("figure", "value"), rows)
+
+
+def bench_table(results: list[dict[str, Any]]) -> str:
+    """Ratios of one `make bench`."""
+    rows = [
+        (one["name"], f"{one['value']:,.0f} {one['unit']}", one["peer"], f"{one['ratio_to_peer']:.2f}")
+        for one in results
+    ]
+    return "`make bench`, each against its peer in one run:\n\n" + _table(
+        ("path", "here", "peer", "ratio"), rows
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def results() -> str:
+    """The whole block, markers included."""
+    report = json.loads((RESULTS / "demo.json").read_text())
+    bench = json.loads((RESULTS / "latest.json").read_text())
+    machine = f"On {report['machine']['cores']} cores ({bench[0]['machine']['cpu']}), without a GPU."
+    return "\n\n".join([BEGIN, machine, demo_table(report), bench_table(bench), END])
+
+
+def main() -> int:
+    """Write the block, or with --check say whether it is current."""
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    wanted = before + results() + after
+    if "--check" in sys.argv:
+        if text != wanted:
+            print("README.md: results differ from benchmarks/results; run `make docs`", file=sys.stderr)
+            return 1
+        return 0
+    README.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
