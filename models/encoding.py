@@ -34,9 +34,12 @@ def user_inputs(
     age_s = ages_s(moments.ts_ms, known_times[np.maximum(positions, 0)])
     flat, offsets, weights = history_bags(positions, age_s, config.history_half_life_days)
     history_table = "item" if config.shared_items else "history_item"
+    history_id = key_array(moments.history_id)
+    if len(flat) < len(history_id):  # else every one of them is pooled, in order
+        history_id = history_id.take(pa.array(flat))
     pooled = torch.nn.functional.embedding_bag(
-        torch.arange(len(flat)),
-        rows_of(history_table, key_array(moments.history_id).take(pa.array(flat))),
+        torch.from_numpy(np.arange(len(flat))),
+        rows_of(history_table, history_id),
         torch.from_numpy(offsets),
         mode="sum",
         per_sample_weights=torch.from_numpy(weights),
@@ -49,7 +52,7 @@ def user_inputs(
     return UserInputs(
         user=rows_of("user", key_array(moments.user_id)),
         history=pooled,
-        history_size=torch.from_numpy(np.diff(offsets).astype(np.float32)),
+        history_size=torch.from_numpy((offsets[1:] - offsets[:-1]).astype(np.float32)),
         categories=_categories(features, columns, moments.ts_ms, rows_of),
         numbers=torch.from_numpy(features.standardised(features.raw_numbers(columns, moments.ts_ms))),
     )

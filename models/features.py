@@ -5,6 +5,7 @@ request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -19,6 +20,8 @@ _DAY_MS = 86_400_000
 _QUARTER_MS = 900_000  # zone offsets change on quarters of an hour
 _NUMBER = r"^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*$"
 _TIME_NAMES = ("hour_of_day", "day_of_week", "example_age")
+
+_NO_KEY = pa.array([""], pa.string())
 
 Columns = Mapping[tuple[str, str], pa.Array]
 """(source, name) -> array[N]."""
@@ -43,6 +46,18 @@ def _offset_ms(quarter: int, zone: ZoneInfo) -> int:
 
 def time_category(name: str, ts_ms: Int64Array, zone: str) -> pa.StringArray:
     """hour_of_day "0".."23", day_of_week "0" (Monday).."6"."""
+    if len(ts_ms) == 1:
+        return _in_quarter(name, int(ts_ms[0]) // _QUARTER_MS, zone)
+    return _time_categories(name, ts_ms, zone)
+
+
+@lru_cache(maxsize=1024)
+def _in_quarter(name: str, quarter: int, zone: str) -> pa.StringArray:
+    """time_category of one moment: that of its quarter of an hour, which many requests share."""
+    return _time_categories(name, np.array([quarter * _QUARTER_MS]), zone)
+
+
+def _time_categories(name: str, ts_ms: Int64Array, zone: str) -> pa.StringArray:
     local = local_ms(ts_ms, zone)
     values = (local // 3_600_000) % 24 if name == "hour_of_day" else (local // _DAY_MS + 3) % 7
     return pa.array(values).cast(pa.string())
@@ -63,8 +78,8 @@ def number_values(column: pa.Array | None, rows: int) -> Float64Array:
 def category_keys(column: pa.Array | None, rows: int) -> pa.StringArray:
     """string[rows] keys of a category; "" = missing."""
     if column is None:
-        return pa.array([""] * rows, pa.string()) if rows == 1 else pa.nulls(rows, pa.string()).fill_null("")
-    if not (pa.types.is_string(column.type) or pa.types.is_dictionary(column.type)):
+        return _NO_KEY if rows == 1 else pa.nulls(rows, pa.string()).fill_null("")
+    if not isinstance(column, pa.StringArray | pa.DictionaryArray):
         column = column.cast(pa.string())
     return key_array(column)
 

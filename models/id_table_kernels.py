@@ -7,7 +7,7 @@ hash's low bits; the tag saves most reads of foreign keys, the bytes are always 
 
 import numpy as np
 
-from models.arrays import Index, Int32Array, Int64Array, UInt8Array
+from models.arrays import Float32Array, Index, Int32Array, Int64Array, UInt8Array
 from models.key_bytes import hash_bytes
 from models.native import compiled
 
@@ -68,6 +68,28 @@ def lookup(
         else:
             hashed = hash_bytes(data, start, end)
             entries[i] = _find(data, start, end, hashed, slots, arena, key_start, key_length)[0]
+
+
+@compiled
+def read_rows(
+    data: UInt8Array,
+    offsets: Int32Array,
+    slots: Int64Array,
+    arena: UInt8Array,
+    key_start: Int64Array,
+    key_length: Int32Array,
+    row: Int64Array,
+    weights: Float32Array,
+    values: Float32Array,
+) -> None:
+    """values[i] = weights[row of key i]; keys without a row leave theirs as it is."""
+    for i in range(len(offsets) - 1):
+        start, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
+        if start < end:
+            hashed = hash_bytes(data, start, end)
+            entry = _find(data, start, end, hashed, slots, arena, key_start, key_length)[0]
+            if entry >= 0 and row[entry] > 0:
+                values[i] = weights[row[entry]]
 
 
 @compiled

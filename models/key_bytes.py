@@ -11,6 +11,8 @@ def key_array(keys: pa.Array | pa.ChunkedArray) -> pa.StringArray:
     """`keys` as one string array without nulls (null = "" = no ID). TypeError for other types: keys are
     texts.
     """
+    if isinstance(keys, pa.StringArray) and not keys.null_count:
+        return keys
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
     if pa.types.is_dictionary(keys.type):

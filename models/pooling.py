@@ -68,5 +68,6 @@ def newest_positions(offsets: Int64Array, length: int) -> Int32Array:
 
 def ages_s(ts_ms: Int64Array, history_ts_ms: Int64Array) -> Int32Array:
     """int32[N, L] seconds from history_ts_ms[N, L] to ts_ms[N], within 0 .. 2^31-1."""
-    ages: Int32Array = np.clip((ts_ms[:, None] - history_ts_ms) // 1000, 0, 2**31 - 1).astype(np.int32)
-    return ages
+    ages = (ts_ms[:, None] - history_ts_ms) // 1000
+    within: Int32Array = np.minimum(np.maximum(ages, 0), 2**31 - 1).astype(np.int32)
+    return within

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from models.architecture import ModelFiles, build_model, described, feature_sides, restore_weights
-from models.arrays import Float32Array, Int64Array
+from models.arrays import Float32Array
 from models.encoding import encode_items, encode_users
 from models.features import FeatureColumns
 from models.id_table import IdTable
@@ -22,7 +22,7 @@ from models.table_names import ids_name, ids_state, row_widths
 
 @dataclass(frozen=True)
 class _Overlay:
-    """Rows of deltas over one table: ids gives positions in rows float32[n, E]."""
+    """Rows of deltas over one table: ids gives every key its row of rows float32[n, E]."""
 
     ids: IdTable
     rows: Float32Array
@@ -40,7 +40,7 @@ class PublishedModel:
     _request_features: FeatureColumns
     _item_features: FeatureColumns
     _ids: Mapping[str, IdTable]
-    _rows: Mapping[str, torch.Tensor]
+    _rows: Mapping[str, Float32Array]
     _overlays: Mapping[str, _Overlay]
 
     @classmethod
@@ -54,10 +54,10 @@ class PublishedModel:
         restore_weights(model, files.tensors(f"models/{name}/dense.safetensors"))
         model.requires_grad_(False)
         ids: dict[str, IdTable] = {}
-        rows: dict[str, torch.Tensor] = {}
+        rows: dict[str, Float32Array] = {}
         for table in row_widths(config, features):
             part = files.tensors(f"models/{name}/table.{table}.safetensors")
-            rows[table] = torch.from_numpy(np.array(part["weights"], np.float32))
+            rows[table] = np.array(part["weights"], np.float32)
             if ids_name(table) == table:
                 ids[table] = IdTable.from_state(ids_state(part))
         return cls(config, features, model, request, item, ids, rows, {})
@@ -86,7 +86,7 @@ class PublishedModel:
         for table in sorted({*rows, *tombstones}):
             if table not in self._rows:
                 raise KeyError(f"delta: no table {table!r}; the model has {', '.join(self._rows)}")
-            cold = self._rows[table][:1].numpy()
+            cold = self._rows[table][:1]
             removed = tombstones.get(table, pa.array([], pa.string()))
             keys, values = rows.get(table, (pa.array([], pa.string()), cold[:0]))
             if values.shape != (len(keys), cold.shape[1]):
@@ -99,23 +99,22 @@ class PublishedModel:
         return replace(self, _overlays=overlays)
 
     def _rows_of(self, table: str, keys: pa.StringArray) -> torch.Tensor:
-        ids = self._ids[ids_name(table)]
-        values = self._rows[table][torch.from_numpy(ids.rows(ids.lookup(keys)))]
+        weights = self._rows[table]
+        values = np.empty((len(keys), weights.shape[1]), np.float32)
+        values[:] = weights[0]
+        self._ids[ids_name(table)].read_rows(keys, weights, values)
         overlay = self._overlays.get(table)
         if overlay is not None:
-            positions = overlay.ids.lookup(keys)
-            changed = np.flatnonzero(positions >= 0)
-            if len(changed):
-                values[torch.from_numpy(changed)] = torch.from_numpy(overlay.rows[positions[changed]])
-        return values
+            overlay.ids.read_rows(keys, overlay.rows, values)
+        return torch.from_numpy(values)
 
 
 def _laid_over(overlay: _Overlay | None, keys: pa.Array, values: Float32Array) -> _Overlay:
     """A copy of `overlay` in which `keys` have `values`."""
     ids = IdTable() if overlay is None else overlay.ids.copy()
-    entries: Int64Array = ids.observe(keys, np.zeros(len(keys), np.int64))
-    rows = np.empty((ids.entry_capacity, values.shape[1]), np.float32)
+    at = ids.rows(ids.observe(keys, np.zeros(len(keys), np.int64)))
+    rows = np.zeros((ids.row_capacity, values.shape[1]), np.float32)
     if overlay is not None:
         rows[: len(overlay.rows)] = overlay.rows
-    rows[entries] = values
+    rows[at] = values
     return _Overlay(ids, rows)

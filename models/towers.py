@@ -2,6 +2,7 @@
 around it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,7 +29,7 @@ class UserInputs:
         """[B, S]: everything but the two item-space vectors; the history size as a share of the longest, in
         logs.
         """
-        size = torch.log1p(self.history_size) / torch.log1p(torch.tensor(float(longest)))
+        size = torch.log1p(self.history_size) / math.log1p(longest)
         return torch.cat([size.unsqueeze(1), *self.categories, self.numbers], dim=1)
 
 

@@ -63,3 +63,11 @@ def test_a_time_feature_of_the_wrong_kind_is_refused(name, kind):
     """It was silently read as the day of the week, or as the example's age."""
     with pytest.raises(ValueError, match=f"{name}: expected kind"):
         FeatureColumns([FeatureConfig(name=name, source="time", kind=kind)], ("time",), "UTC")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/New_York"])
+@pytest.mark.parametrize("name", ["hour_of_day", "day_of_week"])
+def test_one_moment_has_the_time_it_has_among_many(name, zone):
+    ts = SUNDAY_2300_UTC + np.arange(-50, 50) * 1_234_567
+    many = time_category(name, ts, zone).to_pylist()
+    assert [time_category(name, ts[at : at + 1], zone)[0].as_py() for at in range(len(ts))] == many
