@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deploy.embedded_config import EmbeddedConfig
+from deploy.metrics_config import MetricsConfig
 from models.index import IndexConfig
 from models.model_config import FeatureConfig, ModelConfig
 from serving.config import ServingConfig
@@ -53,6 +54,7 @@ class Config(BaseModel):
     serving: ServingConfig = Field(default_factory=ServingConfig, description="The HTTP API.")
     update: UpdateConfig = Field(default_factory=UpdateConfig, description="Deltas and bundles.")
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="The daily full retrain.")
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig, description="Metrics of the consumer.")
 
     @model_validator(mode="after")
     def _histories_hold_what_models_read(self) -> "Config":

@@ -6,6 +6,7 @@ import threading
 import torch
 
 from deploy.config import Config
+from deploy.intake_metrics import metrics_page
 from deploy.threads import Loop, run_together
 from deploy.wiring import (
     archive,
@@ -30,6 +31,7 @@ def run_consumer(config: Config, stop: threading.Event) -> None:
         letters = stack.enter_context(dead_letters(config))
         writer = stack.enter_context(contextlib.closing(catalogue_writer(config)))
         taking_in = intake(config, held, online, letters)
+        stack.enter_context(metrics_page(config.metrics, taking_in.counts))
         loops: dict[str, Loop] = {
             "intake": taking_in.run,
             "catalogue": catalogue_intake(config, writer, online, letters).run,

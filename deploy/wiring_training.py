@@ -41,7 +41,7 @@ def catalogue_at(config: Config) -> CatalogueAt:
         nonlocal held
         items, users = catalogue.items_table(as_of_ms), catalogue.users_table(as_of_ms)
         if held.items is not items or held.users is not users:
-            held = CatalogueColumns(items, users)
+            held = CatalogueColumns(items, users, catalogue.sequence())
         return held
 
     return at

@@ -26,8 +26,9 @@ class BundleFields(msgspec.Struct, frozen=True, kw_only=True):
 
     parent: the bundle this one was warm-started from, "" for none.
     watermark_ms: event time up to which every event is in it; positions, seal_sequence: the same in the
-    archive. models: name -> {"kind", "config", "features", "index"}; gates: name -> result; versions:
-    library -> version. created_ms: wall time of the writing, injected (not part of the identity).
+    archive; catalogue_sequence: the same in the catalogue. models: name -> {"kind", "config", "features",
+    "index"}; gates: name -> result; versions: library -> version. created_ms: wall time of the writing,
+    injected (not part of the identity).
     """
 
     watermark_ms: int
@@ -35,6 +36,7 @@ class BundleFields(msgspec.Struct, frozen=True, kw_only=True):
     parent: str = ""
     positions: dict[str, int] = {}
     seal_sequence: int = 0
+    catalogue_sequence: int = 0
     schema_hash: str = ""
     gates: dict[str, Any] = {}
     git: str = ""

@@ -19,11 +19,13 @@ class CatalogueColumns:
 
     items: `item_id` (string key texts, unique) + any string or number columns.
     users: `user_id` (string key texts, unique) + any string or number columns.
+    sequence: how many changes of the catalogue had been taken in.
     Make one and keep it while the catalogue does not change: its key index is built once.
     """
 
     items: pa.Table = field(default_factory=lambda: _empty("item_id"))
     users: pa.Table = field(default_factory=lambda: _empty("user_id"))
+    sequence: int = 0
 
     @cached_property
     def _item_index(self) -> IdTable:

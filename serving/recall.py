@@ -68,7 +68,7 @@ def recall(
         snapshot.bundle,
         snapshot.delta,
         snapshot.watermark_ms,
-        0,
+        snapshot.catalogue,
         profile.position,
         request_id,
         list(degraded),

@@ -57,8 +57,9 @@ class Explanation(msgspec.Struct, frozen=True):
 class RecallAnswer(msgspec.Struct, frozen=True):
     """Items, best first, and the version of everything that was read for them.
 
-    `profile` is the position of the user's profile in the event stream ("" = none); `degraded` names what
-    was missing.
+    `catalogue` is the sequence of the catalogue that the items' attributes came from, `profile` the position
+    of
+    the user's profile in the event stream ("" = none); `degraded` names what was missing.
     """
 
     items: list[RecalledItem]

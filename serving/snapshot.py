@@ -76,6 +76,7 @@ class Snapshot:
     bundle: str
     delta: int
     watermark_ms: int
+    catalogue: int
     schema_hash: str
     channels: Mapping[str, Channel]
     popularity: PopularityList
@@ -108,6 +109,7 @@ class Snapshot:
             manifest_id(bundle),
             0,
             manifest["watermark_ms"],
+            manifest["catalogue_sequence"],
             manifest["schema_hash"],
             channels,
             popularity,

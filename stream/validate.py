@@ -31,7 +31,10 @@ class TimeLimits(BaseModel):
         description="Older than the newest event of its partition by more: dead letter.",
     )
     ahead_of_clock_ms: int = Field(
-        86_400_000, gt=0, description="Later than the wall clock by more: dead letter, whatever came before."
+        # Minutes, for clocks that are a little wrong: an event from tomorrow would seal today too early.
+        600_000,
+        gt=0,
+        description="Later than the wall clock by more: dead letter, whatever came before.",
     )
     believe_after: int = Field(
         100, gt=0, description="So many impossible times in a row are no error but a jump of the stream."

@@ -46,5 +46,5 @@ class ScheduleConfig(BaseModel):
     retry_s: float = Field(
         60.0,
         gt=0,
-        description="clock = wall: pause before a day that failed or is not sealed yet is asked for again, s.",
+        description="Pause before a day that failed, or is not sealed yet, is tried again, s.",
     )

@@ -17,7 +17,7 @@ from models.arrays import Float32Array, Int64Array
 from models.artifact import Content
 from models.bundle import BundleFields
 from models.index import IndexConfig, item_files
-from models.learner import Learner, Samples
+from models.learner import CatalogueColumns, Learner, Samples
 from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
 from stream.archive import ArchiveReader, Seal
@@ -91,18 +91,46 @@ class FullRetrain:
         last = seals[-1]
         progress("read", 0, 1)
         events = self.archive.read(watermark_ms, last.interval_end_ms)
+        stretches = self._stretches(
+            events, [seal for seal in seals if seal.interval_end_ms > (watermark_ms or 0)]
+        )
         trained = {
-            name: self._train(name, learner, events, last, first=bundle is None, progress=progress)
+            name: self._train(name, learner, stretches, last, first=bundle is None, progress=progress)
             for name, learner in state.learners.items()
         }
         state.observe_popularity(events)
         state.forget_unpopular(last.interval_end_ms)
-        return self._publish(state, trained, bundle.root.name if bundle else "", last, progress)
+        parent = bundle.root.name if bundle else ""
+        return self._publish(state, trained, parent, last, stretches[-1][1].sequence, progress)
+
+    def _stretches(self, events: pa.Table, seals: list[Seal]) -> list[tuple[pa.Table, CatalogueColumns]]:
+        """The events, cut where the catalogue changed between two intervals, with the catalogue of each
+        stretch.
+
+        So attributes are as of the event's interval, as in the hourly updates, and never from its future.
+        """
+        ends = events["interval_end_ms"].to_numpy()
+        stretches: list[tuple[pa.Table, CatalogueColumns]] = []
+        begin = 0
+        current = self.catalogue_at(seals[0].interval_end_ms)
+        for seal in seals[1:]:
+            following = self.catalogue_at(seal.interval_end_ms)
+            if following is not current:
+                stop = int(np.searchsorted(ends, seal.interval_end_ms))
+                stretches.append((events.slice(begin, stop - begin), current))
+                begin, current = stop, following
+        return [*stretches, (events.slice(begin), current)]
 
     def _train(
-        self, name: str, learner: Learner, events: pa.Table, last: Seal, first: bool, progress: Progress
+        self,
+        name: str,
+        learner: Learner,
+        stretches: list[tuple[pa.Table, CatalogueColumns]],
+        last: Seal,
+        first: bool,
+        progress: Progress,
     ) -> _Trained:
-        samples = learner.prepare(events, self.catalogue_at(last.interval_end_ms))
+        samples = Samples.concatenate([learner.prepare(events, known) for events, known in stretches])
         epochs = learner.config.epochs_first if first else 1
         loss = float("nan")
         for epoch in range(epochs):
@@ -127,7 +155,13 @@ class FullRetrain:
         return rng.permutation(len(samples)).astype(np.int64)
 
     def _publish(
-        self, state: TrainingState, trained: dict[str, _Trained], parent: str, last: Seal, progress: Progress
+        self,
+        state: TrainingState,
+        trained: dict[str, _Trained],
+        parent: str,
+        last: Seal,
+        catalogue_sequence: int,
+        progress: Progress,
     ) -> str:
         files: dict[str, Content] = dict(state.files())
         models, gates = {}, {}
@@ -145,6 +179,7 @@ class FullRetrain:
             parent=parent,
             positions=last.positions,
             seal_sequence=last.sequence,
+            catalogue_sequence=catalogue_sequence,
             schema_hash=self.recipe.schema_hash,
             gates=gates,
             git=self.provenance.git,

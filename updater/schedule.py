@@ -75,6 +75,7 @@ class Schedule:
     def __init__(self, config: ScheduleConfig, job: DailyJob) -> None:
         self._config = config
         self._job = job
+        self._resume_s = 0.0
         # One worker: cron, the start and a retry are jobs of their own, and may never retrain side by side.
         self._scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(1)}, timezone=config.day_timezone
@@ -98,11 +99,14 @@ class Schedule:
         self._scheduler.shutdown(wait=True)
 
     def _tick(self) -> None:
+        if time.monotonic() < self._resume_s:
+            return
         try:
             again = not self._job.run_if_due() and self._job.waits_for_seal()
         except Exception:
             log.exception("daily retrain failed; the served version stays, and the day is tried again")
             again = True
+            self._resume_s = time.monotonic() + self._config.retry_s
         if again and self._config.clock == "wall":  # the event clock comes back by itself
             due = datetime.now(UTC) + timedelta(seconds=self._config.retry_s)
             self._scheduler.add_job(

@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from models.artifact import PublishConflict
 from models.delta import Delta, DeltaFields
-from models.learner import CatalogueColumns, Learner, PublishedModel
+from models.learner import CatalogueColumns, FeatureConfig, Learner, PublishedModel, Samples
 from models.pointer import Pointer
 from models.registry import DeltaRef
-from tests.updater.world import CONFIG, HOUR, RECIPE, START, World
+from tests.updater.world import CONFIG, HOUR, ITEMS, RECIPE, START, World
 from updater.incremental import IncrementalUpdater
 from updater.retrain import NothingToTrain
 from updater.state import RecipeChanged, TrainingState
@@ -331,3 +333,37 @@ def test_users_unseen_for_long_leave_a_tombstone(tmp_path: Path) -> None:
     recent = world.reader.read(START + 6 * HOUR, START + 9 * HOUR)["user_id"].to_pylist()
     assert gone
     assert not set(gone) & set(recent[-20:])
+
+
+def test_attributes_are_never_from_the_future_of_their_interval(tmp_path: Path) -> None:
+    feature = FeatureConfig(name="season", source="item")
+    recipe = replace(RECIPE, features=(feature,))
+
+    def catalogue(season: str) -> CatalogueColumns:
+        items = pa.table({"item_id": [f"i{n}" for n in range(ITEMS)], "season": [season] * ITEMS})
+        return CatalogueColumns(items, sequence=len(season))
+
+    early, late = catalogue("dry"), catalogue("wet season")
+    world = World(tmp_path, recipe, lambda ms: late if ms > START + 4 * HOUR else early)
+    world.pass_hours(0, 4)
+    first = world.retrain(4)
+    assert world.registry.open_bundle(first).manifest["catalogue_sequence"] == 3
+
+    seen: list[tuple[int, int, int]] = []
+    original = Learner.prepare
+
+    def noted(self: Learner, events: pa.Table, known: CatalogueColumns) -> Samples:
+        ends = events["interval_end_ms"]
+        seen.append((pc.min(ends).as_py(), pc.max(ends).as_py(), known.sequence))
+        return original(self, events, known)
+
+    whole = World(tmp_path / "whole", recipe, world.catalogue_at)
+    whole.pass_hours(0, 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "prepare", noted)
+        bundle = whole.retrain(6)
+    assert seen == [
+        (START + HOUR, START + 4 * HOUR, early.sequence),
+        (START + 5 * HOUR, START + 6 * HOUR, late.sequence),
+    ]
+    assert whole.registry.open_bundle(bundle).manifest["catalogue_sequence"] == late.sequence

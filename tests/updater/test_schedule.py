@@ -28,7 +28,7 @@ def run_until_trained(config: ScheduleConfig, retrain: Callable[[int], None], do
 @pytest.mark.parametrize(
     "config",
     [
-        ScheduleConfig(clock="event", poll_s=0.02),
+        ScheduleConfig(clock="event", poll_s=0.02, retry_s=0.01),
         ScheduleConfig(clock="wall", retry_s=0.02),  # its cron is far away: the start and the retry must do
     ],
     ids=["event", "wall"],

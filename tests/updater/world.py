@@ -14,7 +14,7 @@ from models.registry import Registry
 from stream.archive import Archive, ArchiveReader
 from stream.event import EVENT_SCHEMA
 from updater.config import UpdateConfig
-from updater.incremental import IncrementalUpdater
+from updater.incremental import CatalogueAt, IncrementalUpdater
 from updater.retrain import FullRetrain
 from updater.state import Recipe
 
@@ -28,6 +28,7 @@ CONFIG = ModelConfig(
     negatives=32, positives=("purchase",), epochs_first=2,
 )  # fmt: skip
 RECIPE = Recipe({"two_tower": CONFIG}, (), ("purchase",), popularity_half_life_ms=12 * HOUR)
+EMPTY = CatalogueColumns()
 UPDATE = UpdateConfig(cumulative_every=3, keep_bundles=3)
 
 
@@ -67,8 +68,10 @@ def hour_of_events(
 class World:
     """An archive, a registry and the jobs over them, in one folder."""
 
-    def __init__(self, root: Path, recipe: Recipe = RECIPE) -> None:
-        self.root, self.recipe = root, recipe
+    def __init__(
+        self, root: Path, recipe: Recipe = RECIPE, catalogue_at: CatalogueAt = lambda ms: EMPTY
+    ) -> None:
+        self.root, self.recipe, self.catalogue_at = root, recipe, catalogue_at
         self.archive = Archive(root / "archive", HOUR)
         self.incarnation = self.archive.incarnation("topic")
         self.reader = ArchiveReader(root / "archive")
@@ -86,7 +89,7 @@ class World:
         """One full retrain through the end of an hour."""
         through = None if through_hour is None else START + through_hour * HOUR
         job = FullRetrain(
-            self.reader, self.registry, self.pointer, lambda ms: CatalogueColumns(), self.recipe,
+            self.reader, self.registry, self.pointer, self.catalogue_at, self.recipe,
             IndexConfig(),
             UPDATE, now_ms=lambda: 0, **changes,  # type: ignore[arg-type]
         )  # fmt: skip
@@ -98,7 +101,7 @@ class World:
             self.reader,
             self.registry,
             self.pointer,
-            lambda ms: CatalogueColumns(),
+            self.catalogue_at,
             UPDATE,
             lambda: 0,
         )
