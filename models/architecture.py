@@ -56,18 +56,15 @@ def build_model(config: ModelConfig, request: FeatureColumns, item: FeatureColum
         return YoutubeDNN(config, request.side_width)
 
 
-def dense_state(model: nn.Module, adam: torch.optim.Adam) -> Tensors:
-    """Weights "weight.<name>" and, once trained, Adam's "adam.<moment>.<name>"."""
-    tensors: Tensors = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"weight.{name}"] = parameter.detach().numpy().copy()
-        for moment, value in adam.state.get(parameter, {}).items():
-            tensors[f"adam.{moment}.{name}"] = np.array(value.numpy())
-    return tensors
+def dense_weights(model: nn.Module) -> Tensors:
+    """Weights "weight.<name>"."""
+    return {
+        f"weight.{name}": parameter.detach().numpy().copy() for name, parameter in model.named_parameters()
+    }
 
 
 def restore_weights(model: nn.Module, tensors: Tensors) -> None:
-    """Take the weights of dense_state(); ValueError for another shape."""
+    """Take the weights of dense_weights(); ValueError for another shape."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             value = torch.from_numpy(np.array(tensors[f"weight.{name}"]))
@@ -77,16 +74,3 @@ def restore_weights(model: nn.Module, tensors: Tensors) -> None:
                     "the bundle was written with another configuration"
                 )
             parameter.copy_(value)
-
-
-def restore_dense(model: nn.Module, adam: torch.optim.Adam, tensors: Tensors) -> None:
-    """Take the weights and Adam state of dense_state()."""
-    restore_weights(model, tensors)
-    for name, parameter in model.named_parameters():
-        moments = {
-            moment: torch.from_numpy(np.array(tensors[f"adam.{moment}.{name}"]))
-            for moment in ("step", "exp_avg", "exp_avg_sq")
-            if f"adam.{moment}.{name}" in tensors
-        }
-        if moments:
-            adam.state[parameter] = moments

@@ -12,9 +12,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from models.architecture import ModelFiles, build_model, dense_state, described, feature_sides, restore_dense
+from models.architecture import (
+    ModelFiles,
+    build_model,
+    dense_weights,
+    described,
+    feature_sides,
+    restore_weights,
+)
 from models.arrays import BoolArray, Float32Array, Int64Array, Tensors
 from models.catalogue_columns import CatalogueColumns
+from models.dense_adam import DenseAdam
 from models.encoding import encode_users, moments_of
 from models.frequency import FrequencyEstimator
 from models.history import HistoryTable
@@ -69,7 +77,7 @@ class Learner:
         self._history = HistoryTable(2 * config.history_length)
         self._estimator = FrequencyEstimator()
         self._model = build_model(config, self._request_features, self._item_features)
-        self._adam = torch.optim.Adam(self._model.parameters(), lr=config.lr_dense, fused=True)
+        self._adam = DenseAdam(self._model, config.lr_dense)
         self._touched: dict[str, BoolArray] = {}
         self._steps = 0
         self._passes = 0
@@ -108,7 +116,8 @@ class Learner:
         learner._items.restore(parts["item_attributes"])
         learner._history = HistoryTable.from_state(parts["history"])
         learner._estimator = FrequencyEstimator.from_state(parts["frequency"])
-        restore_dense(learner._model, learner._adam, parts["dense"])
+        restore_weights(learner._model, parts["dense"])
+        learner._adam.restore(parts["dense"])
         learner._wire()
         learner._steps, learner._passes, taken, made = (int(value) for value in parts["progress"]["counters"])
         learner._preparation.events_taken, learner._preparation.samples_made = taken, made
@@ -149,7 +158,7 @@ class Learner:
             "item_attributes": self._items.state(),
             "history": self._history.state(),
             "frequency": self._estimator.state(),
-            "dense": dense_state(self._model, self._adam),
+            "dense": dense_weights(self._model) | self._adam.state(),
             "progress": {"counters": np.array(counters, np.int64)},
             "touched": {table: flags.astype(np.uint8) for table, flags in self._touched.items()},
         }
@@ -202,8 +211,7 @@ class Learner:
         rate = 1.0 if self._passes < config.epochs_first else config.warm_rate
         for rows in self._tables.rows.values():
             rows.set_lr(rate * config.lr_rows)
-        for group in self._adam.param_groups:
-            group["lr"] = rate * config.lr_dense
+        self._adam.set_lr(rate * config.lr_dense)
         plan = StepPlan(
             trained=frozenset(self._tables.rows),
             in_batch=config.kind == "two_tower",
@@ -218,7 +226,7 @@ class Learner:
         self._model.requires_grad_(True)
         for start in range(0, len(order), config.batch_size):
             positions = order[start : start + config.batch_size]
-            self._adam.zero_grad(set_to_none=True)
+            self._adam.zero_grad()
             loss, _ = self._stepper.step(samples.take(positions), positions, plan, self._steps)
             self._adam.step()
             self._steps += 1

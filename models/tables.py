@@ -16,8 +16,6 @@ from models.model_config import DAY_MS, FeatureConfig, ModelConfig
 from models.samplers import uniform_by_key
 from models.table_names import ids_name, ids_state, row_widths
 
-__all__ = ["Tables", "ids_name"]
-
 
 class Tables:
     """ids: name -> IdTable; rows: name -> EmbeddingTable, kept as large as the IDs need."""

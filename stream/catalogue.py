@@ -106,6 +106,7 @@ class _Versions:
         self._path, self._key = path, key
         self._place, self._size = 0, -1
         self._all = CHANGE_SCHEMA.empty_table()
+        self._times = column(self._all, "ts_ms")
         self._made: tuple[int, int] | None = None
         self._table = _wide(self._all, key)
 
@@ -118,17 +119,18 @@ class _Versions:
                     found.append(_from_ipc(payload).replace_schema_metadata(None))
                     self._place = after
             self._all = pa.concat_tables([self._all, pa.Table.from_batches(found, CHANGE_SCHEMA)])
+            self._times = column(self._all, "ts_ms")
             self._size = size
         return self._all
 
     def as_of(self, as_of_ms: int | None) -> pa.Table:
         versions = self.refreshed()
-        if as_of_ms is not None:
-            visible = versions.filter(pc.less_equal(versions["ts_ms"], as_of_ms))
-            versions = visible if visible.num_rows < versions.num_rows else versions
+        visible = versions.num_rows if as_of_ms is None else int((self._times <= as_of_ms).sum())
         # The visible versions are a set that only grows with time and with arrivals, so two counts name it.
-        made = (self._all.num_rows, versions.num_rows)
+        made = (versions.num_rows, visible)
         if made != self._made:
+            if visible < versions.num_rows:
+                versions = versions.filter(pa.array(self._times <= as_of_ms))
             self._table, self._made = _wide(_latest(versions), self._key), made
         return self._table
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from models.delta import TableRows
 from models.learner import TouchedRows
-from models.tables import ids_name
+from models.table_names import ids_name
 
 Changes = dict[str, dict[str, TableRows]]
 """model -> table -> changed rows."""
