@@ -110,20 +110,29 @@ class ProgressiveValidation:
             progress(done + 1, len(seals))
 
     def _at(self, versions: dict[str, _Version], now_ms: int, seals: list[Seal]) -> _Version:
-        """The newest version that had a state published at exactly `now_ms`, brought to it."""
-        for version in sorted(versions.values(), key=lambda v: v.watermark_ms, reverse=True):
-            if version.watermark_ms > now_ms:
-                continue
-            sequence = sum(version.watermark_ms < seal.interval_end_ms <= now_ms for seal in seals)
-            try:
-                chain = self._registry.chain(version.bundle, version.sequence, sequence)
-            except MissingDelta:
-                continue  # the hand-over to this bundle came later than this moment
-            for ref in chain:
-                version.current = _laid_over(version.current, self._registry.open_delta(ref), self._model)
-            version.sequence = sequence
-            return version
+        """The version of the highest watermark that was published by `now_ms`, brought to it.
+
+        Not always one of `now_ms` itself: a hand-over that catches up publishes one delta for several hours.
+        """
+        ends = [seal.interval_end_ms for seal in seals if seal.interval_end_ms <= now_ms]
+        newest_first = sorted(versions.values(), key=lambda version: version.watermark_ms, reverse=True)
+        for moment_ms in [*reversed(ends), newest_first[-1].watermark_ms]:
+            for version in newest_first:
+                if version.watermark_ms <= moment_ms and self._brought_to(version, moment_ms, ends):
+                    return version
         raise MissingDelta(f"{self._registry.root}: expected a version published by {now_ms}, got none")
+
+    def _brought_to(self, version: _Version, moment_ms: int, ends: list[int]) -> bool:
+        """Lay the deltas up to a watermark over a version; False when none was published with that one."""
+        sequence = sum(version.watermark_ms < end <= moment_ms for end in ends)
+        try:
+            chain = self._registry.chain(version.bundle, version.sequence, sequence)
+        except MissingDelta:
+            return False
+        for ref in chain:
+            version.current = _laid_over(version.current, self._registry.open_delta(ref), self._model)
+        version.sequence = sequence
+        return True
 
     def _open(self, bundle_id: str) -> _Version:
         bundle = self._registry.open_bundle(bundle_id)
