@@ -60,4 +60,6 @@ $(STAMP): pyproject.toml
 	fi
 	@echo "Installing freshrecall and its dependencies into $(VENV) (one to a few minutes, once)"
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@echo "Compiling the kernels (15 seconds, once)"
+	@$(BIN)/python -W ignore -m models.precompile
 	@touch $@
