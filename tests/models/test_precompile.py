@@ -8,6 +8,7 @@ from models.precompile import precompile
 def test_kernels_are_compiled() -> None:
     precompile()
     kernels = [
-        history._observe_and_read, frequency._observe, frequency._probability, popularity._add, lookup, observe,
+        history._observe_and_read, frequency._observe, frequency._probability, popularity._add,
+        lookup, observe,
     ]  # fmt: skip
     assert not [kernel for kernel in kernels if not kernel.signatures]
