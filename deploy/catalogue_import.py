@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from deploy.datasets import DatasetError
-from stream.change import Change, encode_changes
+from stream.change import Change
 from stream.producer import EventProducer
 from stream.topics import KafkaConfig
 
@@ -28,8 +28,8 @@ def import_catalogue(kafka: KafkaConfig, items: Path | None, users: Path | None)
             if path is None:
                 continue
             for changes in changes_of(path, key):
-                # All in one partition: of two imports the later one counts, also where times are equal.
-                producer.send_raw(topic, encode_changes(changes), partition=0)
+                # By ID, like every change: of two imports the later one counts, also where times are equal.
+                producer.send_changes(topic, changes)
                 sent += len(changes)
     return sent
 

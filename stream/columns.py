@@ -1,13 +1,12 @@
 """Events as Arrow columns, and back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 
 from stream.event import EVENT_SCHEMA, Event
-from stream.keys import decode_id
 
 
 def to_columns(
@@ -42,27 +41,6 @@ def to_columns(
         ],
         schema=EVENT_SCHEMA,
     )
-
-
-def to_events(batch: pa.RecordBatch | pa.Table) -> Iterator[Event]:
-    """The events of a batch, one by one (for tests and tools; too slow for the hot path)."""
-    for row in batch.to_pylist():
-        yield Event(
-            event_id=row["event_id"],
-            ts_ms=row["ts_ms"],
-            user_id=decode_id(row["user_id"]),
-            item_id=decode_id(row["item_id"]) if row["item_id"] else None,
-            kind=row["kind"],
-            scene=row["scene"],
-            request_id=row["request_id"],
-            value=row["value"],
-            context=dict(row["context"]),
-        )
-
-
-def empty_batch() -> pa.RecordBatch:
-    """A batch of EVENT_SCHEMA with no rows."""
-    return pa.RecordBatch.from_pylist([], schema=EVENT_SCHEMA)
 
 
 def _key_texts(identifiers: Sequence[int | str | None]) -> list[str]:
