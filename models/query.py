@@ -1,0 +1,40 @@
+"""What a user tower asks an item index for: vectors, and what the model adds for the user's own items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from models.arrays import Float32Array, Int64Array
+
+
+@dataclass(frozen=True)
+class Queries:
+    """N moments' queries; score of item i = max_v vectors[n, v] . item_i, plus own_score where i is an own
+    item.
+
+    vectors: float32[N, V, W], W as wide as the item vectors, V = 1 except for models of several interests.
+    own_id: string[n] keys of items of the moments' histories, distinct in each; own_offsets: int64[N+1];
+    own_score: float32[n], added to the item's inner product.
+    """
+
+    vectors: Float32Array
+    own_offsets: Int64Array
+    own_id: pa.Array
+    own_score: Float32Array
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @classmethod
+    def plain(cls, vectors: Float32Array) -> Queries:
+        """Queries without own items."""
+        offsets = np.zeros(len(vectors) + 1, np.int64)
+        return cls(vectors, offsets, pa.array([], pa.string()), np.empty(0, np.float32))
+
+    @property
+    def flat(self) -> Float32Array:
+        """All vectors one under another, float32[N * V, W]: what an index is tuned on."""
+        return self.vectors.reshape(-1, self.vectors.shape[2])
