@@ -98,7 +98,7 @@ class FeatureConfig(BaseModel):
 
 
 class HistoryConfig(BaseModel):
-    """One further history of the user that is pooled beside the main one (what was viewed, liked, skipped)."""
+    """One further history of the user, pooled beside the main one: what was viewed, liked, skipped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
