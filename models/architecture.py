@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,8 +10,11 @@ import torch
 from torch import nn
 
 from models.arrays import Tensors
+from models.dssm import DSSM
 from models.features import FeatureColumns
-from models.model_config import FeatureConfig, ModelConfig
+from models.model_config import FeatureConfig, Kind, ModelConfig
+from models.score_head import ScoreHead
+from models.towers import RecallTowers, SideWidth
 from models.two_tower import TwoTower
 from models.youtube_dnn import YoutubeDNN
 
@@ -47,30 +50,65 @@ def feature_sides(
     return request, FeatureColumns(features, ("item",), config.day_timezone)
 
 
-def build_model(config: ModelConfig, request: FeatureColumns, item: FeatureColumns) -> nn.Module:
-    """The towers with initial weights from config.seed; torch's global generator is left as it was."""
+class RecallModel(nn.Module):
+    """All dense weights of one model: the towers, and the head that adds to their similarity."""
+
+    def __init__(self, towers: RecallTowers, head: ScoreHead) -> None:
+        super().__init__()
+        self.towers = towers
+        self.head = head
+
+
+_TOWERS: dict[Kind, Callable[[ModelConfig, SideWidth, SideWidth], RecallTowers]] = {
+    "two_tower": TwoTower,
+    "youtube_dnn": YoutubeDNN,
+    "dssm": DSSM,
+    "ebr": TwoTower,  # the same towers: its loss and its negatives make it EBR
+}
+
+
+def build_model(config: ModelConfig, request: FeatureColumns, item: FeatureColumns) -> RecallModel:
+    """The model with initial weights from config.seed; torch's global generator is left as it was."""
+    user_side, item_side = _side_width(config, request), _side_width(config, item)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if config.kind == "two_tower":
-            return TwoTower(config, request.side_width, item.side_width)
-        return YoutubeDNN(config, request.side_width)
+        towers = _TOWERS[config.kind](config, user_side, item_side)
+        head = ScoreHead(1 + user_side.total, config.popularity_dims, _own_features(config))
+    return RecallModel(towers, head)
+
+
+def _side_width(config: ModelConfig, columns: FeatureColumns) -> SideWidth:
+    """Widths of one side; the fields of a factorisation machine are all as wide as an ID row."""
+    if config.kind == "fm":
+        return SideWidth(len(columns.categories) * config.id_dim, columns.width)
+    return SideWidth(columns.side_width - columns.width, columns.width)
+
+
+def _own_features(config: ModelConfig) -> int:
+    if not config.own_items:
+        return 0
+    from models.own_items import OWN_FEATURES
+
+    return OWN_FEATURES
 
 
 def dense_weights(model: nn.Module) -> Tensors:
-    """Weights "weight.<name>"."""
-    return {
-        f"weight.{name}": parameter.detach().numpy().copy() for name, parameter in model.named_parameters()
-    }
+    """Weights and buffers (what was drawn once and is never trained) as "weight.<name>"."""
+    return {f"weight.{name}": value.numpy().copy() for name, value in model.state_dict().items()}
 
 
 def restore_weights(model: nn.Module, tensors: Tensors) -> None:
-    """Take the weights of dense_weights(); ValueError for another shape."""
+    """Take the weights of dense_weights(); ValueError for a missing one or another shape."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            value = torch.from_numpy(np.array(tensors[f"weight.{name}"]))
-            if value.shape != parameter.shape:
+        for name, weight in model.state_dict().items():
+            if f"weight.{name}" not in tensors:
                 raise ValueError(
-                    f"dense {name}: expected shape {tuple(parameter.shape)}, got {tuple(value.shape)}; "
+                    f"dense: no tensor weight.{name}; the bundle was written with another configuration"
+                )
+            value = torch.from_numpy(np.array(tensors[f"weight.{name}"]))
+            if value.shape != weight.shape:
+                raise ValueError(
+                    f"dense {name}: expected shape {tuple(weight.shape)}, got {tuple(value.shape)}; "
                     "the bundle was written with another configuration"
                 )
-            parameter.copy_(value)
+            weight.copy_(value)

@@ -1,14 +1,42 @@
-"""Building blocks of the recall models: what a tower reads, and a multilayer perceptron with a linear way
-around it.
+"""Building blocks of the recall models: what their towers read, the contract they share, and a multilayer
+perceptron with a linear way around it.
+
+B batch, V vectors per user, D width of the similarity, E width of ID rows, L history, N items, S side inputs.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from models.cross_network import CrossNetwork
+from models.model_config import ModelConfig
+
+SHORTEST = 0.05
+"""Shorter vectors are divided by this instead of by their length: the gradient of a near-zero vector has no
+bound, and one such gradient would fill a row's Adagrad momentum for good."""
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors [..., D] of length one; those shorter than SHORTEST stay short, and zero stays zero."""
+    return normalize(vectors, dim=-1, eps=SHORTEST)
+
+
+@dataclass(frozen=True)
+class HistorySequence:
+    """The history item by item, newest last: rows [B, L, E]; mask bool [B, L], True where an item is (the
+    gaps are on the left); age_s float32 [B, L], seconds from the event to the moment.
+    """
+
+    rows: Tensor
+    mask: Tensor
+    age_s: Tensor
 
 
 @dataclass(frozen=True)
@@ -16,7 +44,8 @@ class UserInputs:
     """What the user tower reads, already embedded; B rows.
 
     user: [B, E] ID row; history: [B, E] pooled item rows; history_size: [B] items pooled;
-    categories: one [B, e] per category feature; numbers: [B, M] standardised.
+    categories: one [B, e] per category feature; numbers: [B, M] standardised;
+    pooled: further histories by name, [B, E] each; sequence: for the models with needs_sequence.
     """
 
     user: Tensor
@@ -24,9 +53,11 @@ class UserInputs:
     history_size: Tensor
     categories: Sequence[Tensor]
     numbers: Tensor
+    pooled: Mapping[str, Tensor] = field(default_factory=dict)
+    sequence: HistorySequence | None = None
 
     def side(self, longest: int) -> Tensor:
-        """[B, S]: everything but the two item-space vectors; the history size as a share of the longest, in
+        """[B, 1 + S]: everything but the vectors of ID rows; the history size as a share of the longest, in
         logs.
         """
         size = torch.log1p(self.history_size) / math.log1p(longest)
@@ -41,16 +72,99 @@ class ItemInputs:
     categories: Sequence[Tensor]
     numbers: Tensor
 
+    def side(self) -> Tensor:
+        """[N, S]: everything but the ID row."""
+        return torch.cat([*self.categories, self.numbers], dim=1)
 
-class Tower(nn.Module):
-    """MLP(inputs) + linear(id inputs), ReLU between layers.
 
-    The linear way starts as the sum of its E-wide parts (where E = D) and the MLP's last layer starts at
-    zero: before any
-    training a user vector is the user's row plus the mean of the history, and an item vector the item's row.
+@dataclass(frozen=True)
+class SideWidth:
+    """Widths of one side's features as inputs: all categories' embeddings, and all numbers."""
+
+    categories: int
+    numbers: int
+
+    @property
+    def total(self) -> int:
+        """Width S of both together."""
+        return self.categories + self.numbers
+
+
+class RecallTowers(nn.Module, ABC):
+    """One recall model: V vectors of a user against one vector of an item, compared by inner product.
+
+    Subclasses take (config, user_side, item_side). needs_sequence: user_vectors reads inputs.sequence;
+    unit_length: vectors have length one, so that the inner product is the cosine.
     """
 
-    def __init__(self, parts: int, id_dim: int, side: int, hidden: Sequence[int], out: int) -> None:
+    needs_sequence: ClassVar[bool] = False
+    unit_length: ClassVar[bool] = True
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.history_length = config.history_length
+        self.use_history = config.use_history
+        self.further_histories = tuple(config.histories)
+
+    @abstractmethod
+    def user_vectors(self, inputs: UserInputs) -> Tensor:
+        """Vectors u float32[B, V, D]."""
+
+    @abstractmethod
+    def item_vectors(self, inputs: ItemInputs) -> Tensor:
+        """Vectors v float32[N, D]."""
+
+    def for_target(self, u_BVD: Tensor, v_BD: Tensor) -> Tensor:
+        """[B, D]: the user vector that is trained against the row's own item v."""
+        if u_BVD.shape[1] != 1:
+            raise ValueError(f"for_target: expected one vector per user, got {u_BVD.shape[1]}")
+        return u_BVD[:, 0]
+
+    def id_inputs(self, inputs: UserInputs, *histories: Tensor) -> Tensor:
+        """[B, parts * E]: the user row, the given views of the main history, the further histories."""
+        further = [inputs.pooled[name] for name in self.further_histories]
+        return torch.cat([inputs.user, *histories, *further], dim=1)
+
+    def sequence(self, inputs: UserInputs) -> HistorySequence:
+        """The history item by item, an empty one where histories are switched off.
+
+        Raises ValueError if the inputs were made without it, or with more than history_length items.
+        """
+        if not self.use_history:
+            rows = inputs.user.new_zeros(len(inputs.user), 1, inputs.user.shape[1])
+            return HistorySequence(rows, rows[:, :, 0] > 0, rows[:, :, 0])
+        if inputs.sequence is None:
+            raise ValueError(
+                f"{type(self).__name__}: reads the history item by item; expected UserInputs.sequence, got "
+                "None; make the inputs with it wherever needs_sequence is set"
+            )
+        if inputs.sequence.rows.shape[1] > self.history_length:
+            raise ValueError(
+                f"{type(self).__name__}: expected at most {self.history_length} history items "
+                f"(history_length), got {inputs.sequence.rows.shape[1]}"
+            )
+        return inputs.sequence
+
+
+class Tower(nn.Module):
+    """MLP(inputs) + linear(id inputs), ReLU between layers; with cross layers + linear(cross(inputs)).
+
+    The linear way starts as the sum of the first `summed` E-wide parts, and the last layers of the other ways
+    start at zero: before any training a user vector is the user's row plus the mean of the history, and an
+    item vector the item's row. (Further histories may be of items that were skipped: they start at zero.)
+    Where E is not D, all towers start with the same orthonormal map between the two.
+    """
+
+    def __init__(
+        self,
+        parts: int,
+        id_dim: int,
+        side: int,
+        hidden: Sequence[int],
+        out: int,
+        summed: int | None = None,
+        cross_layers: int = 0,
+    ) -> None:
         super().__init__()
         widths = [parts * id_dim + side, *hidden]
         layers: list[nn.Module] = []
@@ -60,12 +174,32 @@ class Tower(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
+        self.crossed: nn.Module | None = None
+        if cross_layers:
+            after = nn.Linear(widths[0], out, bias=False)
+            nn.init.zeros_(after.weight)
+            self.crossed = nn.Sequential(CrossNetwork(widths[0], cross_layers), after)
         self.around = nn.Linear(parts * id_dim, out, bias=False)
-        if id_dim == out:
-            with torch.no_grad():
-                self.around.weight.copy_(torch.eye(out).repeat(1, parts))
+        used = parts if summed is None else summed
+        with torch.no_grad():
+            self.around.weight.zero_()
+            self.around.weight[:, : used * id_dim] = _orthonormal(id_dim, out).repeat(1, used)
 
     def forward(self, id_inputs: Tensor, side: Tensor) -> Tensor:
         """[B, out] from id inputs [B, parts * E] and side inputs [B, S]."""
-        vector: Tensor = self.layers(torch.cat([id_inputs, side], dim=1)) + self.around(id_inputs)
-        return vector
+        inputs = torch.cat([id_inputs, side], dim=1)
+        vector: Tensor = self.layers(inputs) + self.around(id_inputs)
+        return vector if self.crossed is None else vector + self.crossed(inputs)
+
+
+def _orthonormal(id_dim: int, out: int) -> Tensor:
+    """[out, id_dim]: the identity, or between two widths one fixed map, so that products of rows survive it.
+
+    (Padding with zeros would not do: a component that is zero in both towers has no gradient in either.)
+    """
+    if id_dim == out:
+        return torch.eye(out)
+    generator = torch.Generator().manual_seed(0)
+    tall = torch.randn(max(id_dim, out), min(id_dim, out), generator=generator)
+    basis: Tensor = torch.linalg.qr(tall).Q
+    return basis if out > id_dim else basis.T

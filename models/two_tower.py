@@ -2,33 +2,39 @@
 length one.
 """
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import Tensor
 
 from models.model_config import ModelConfig
-from models.towers import ItemInputs, Tower, UserInputs
-
-# Shorter vectors are divided by this instead: the gradient of a near-zero vector has no bound, and
-# one such gradient would fill a row's Adagrad momentum for good.
-_SHORTEST = 0.05
+from models.towers import ItemInputs, RecallTowers, SideWidth, Tower, UserInputs, unit
 
 
-class TwoTower(nn.Module):
-    """Similarity u.v / tau; trained with in-batch softmax and logQ correction."""
+class TwoTower(RecallTowers):
+    """Similarity u.v, the cosine; MLP towers, with DCN-v2 cross layers beside them by config.
 
-    def __init__(self, config: ModelConfig, user_side: int, item_side: int) -> None:
-        super().__init__()
-        self.history_length = config.history_length
-        self.user_tower = Tower(2, config.id_dim, user_side + 1, config.hidden, config.dim)
-        self.item_tower = Tower(1, config.id_dim, item_side, config.hidden, config.dim)
+    Also the towers of embedding-based retrieval (Huang et al., KDD 2020), which differs in its loss and its
+    negatives.
+    """
+
+    def __init__(self, config: ModelConfig, user_side: SideWidth, item_side: SideWidth) -> None:
+        super().__init__(config)
+        self.user_tower = Tower(
+            2 + len(self.further_histories),
+            config.id_dim,
+            1 + user_side.total,
+            config.hidden,
+            config.dim,
+            summed=2,
+            cross_layers=config.cross_layers,
+        )
+        self.item_tower = Tower(
+            1, config.id_dim, item_side.total, config.hidden, config.dim, cross_layers=config.cross_layers
+        )
 
     def user_vectors(self, inputs: UserInputs) -> Tensor:
-        """Vectors u float32[B, D], unit length."""
-        ids = torch.cat([inputs.user, inputs.history], dim=1)
-        return normalize(self.user_tower(ids, inputs.side(self.history_length)), dim=1, eps=_SHORTEST)
+        """Vectors u float32[B, 1, D], unit length."""
+        ids = self.id_inputs(inputs, inputs.history)
+        return unit(self.user_tower(ids, inputs.side(self.history_length))).unsqueeze(1)
 
     def item_vectors(self, inputs: ItemInputs) -> Tensor:
         """Vectors v float32[N, D], unit length."""
-        side = torch.cat([*inputs.categories, inputs.numbers], dim=1)
-        return normalize(self.item_tower(inputs.item, side), dim=1, eps=_SHORTEST)
+        return unit(self.item_tower(inputs.item, inputs.side()))

@@ -2,28 +2,38 @@
 items.
 """
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.model_config import ModelConfig
-from models.towers import ItemInputs, Tower, UserInputs
+from models.towers import ItemInputs, RecallTowers, SideWidth, Tower, UserInputs
 
 
-class YoutubeDNN(nn.Module):
+class YoutubeDNN(RecallTowers):
     """Logit u.v_i + b_i. An item row is [v, b]; u ends in a constant 1, so that inner product ranks what was
     trained.
     """
 
-    def __init__(self, config: ModelConfig, user_side: int) -> None:
-        super().__init__()
-        self.history_length = config.history_length
-        self.user_tower = Tower(2, config.id_dim, user_side + 1, config.hidden, config.dim)
+    unit_length: ClassVar[bool] = False
+
+    def __init__(self, config: ModelConfig, user_side: SideWidth, item_side: SideWidth) -> None:
+        super().__init__(config)
+        self.user_tower = Tower(
+            2 + len(self.further_histories),
+            config.id_dim,
+            1 + user_side.total,
+            config.hidden,
+            config.dim,
+            summed=2,
+        )
 
     def user_vectors(self, inputs: UserInputs) -> Tensor:
-        """[u, 1] float32[B, D]."""
-        ids = torch.cat([inputs.user, inputs.history], dim=1)
+        """[u, 1] float32[B, 1, D]."""
+        ids = self.id_inputs(inputs, inputs.history)
         vector = self.user_tower(ids, inputs.side(self.history_length))[:, :-1]
-        return torch.cat([vector, torch.ones_like(vector[:, :1])], dim=1)
+        return torch.cat([vector, torch.ones_like(vector[:, :1])], dim=1).unsqueeze(1)
 
     def item_vectors(self, inputs: ItemInputs) -> Tensor:
         """[v, b] float32[N, D]: the item's row itself."""
