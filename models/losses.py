@@ -1,23 +1,104 @@
-"""Losses of the recall models: in-batch softmax with logQ correction, and sampled softmax.
+"""Losses of the recall models, all on logits and all weighted means over the rows of a batch.
 
-Shapes: B rows, K negatives, D width.
+Logits are scores already divided by the temperature, with any sampling correction (logQ, log expected count)
+already subtracted, so that a loss knows nothing of towers or samplers. Each loss takes
+
+    positive_B or positive_BT: logits of the row's own item(s);
+    negative_BK: logits of its negatives, shared by the batch or its own;
+    hit_BK: bool, True where a "negative" is one of the row's own items (left out);
+    weight_B: weight of the row.
+
+Hierarchical softmax is not offered: its tree has to hold every item before training (items arrive every
+hour), its probability is a product along a path and not an inner product that an index can search, and its
+nodes tell apart sets of unrelated items (Covington et al., RecSys 2016, section 3.1: less accurate than
+sampling).
+
+Shapes: B rows, T positives of a row, K negatives, D width.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 
-def corrected_softmax(positive_B: Tensor, negative_BK: Tensor, hit_BK: Tensor, weight_B: Tensor) -> Tensor:
-    """Weighted mean of -log softmax of the positive among itself and its negatives.
-
-    positive_B, negative_BK: corrected logits; hit_BK: bool, True where a negative is the row's own item
-    (left out).
-    """
-    negative_BK = negative_BK.masked_fill(hit_BK, float("-inf"))
-    logits = torch.cat([positive_B.unsqueeze(1), negative_BK], dim=1)
-    loss_B = torch.logsumexp(logits, dim=1) - positive_B
-    # A batch in which nothing weighs anything teaches nothing.
+def weighted_mean(loss_B: Tensor, weight_B: Tensor) -> Tensor:
+    """Sum of loss * weight by sum of weights; zero (and no gradient) for a batch that weighs nothing."""
     return (loss_B * weight_B).sum() / weight_B.sum().clamp_min(1e-12)
+
+
+def corrected_softmax(
+    positive: Tensor, negative_BK: Tensor, hit_BK: Tensor, weight_B: Tensor, true_BT: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of the positives, 1/T of the label each, among themselves and the negatives.
+
+    positive: [B] or [B, T]; true_BT: bool, False where a row has fewer than T positives (the label is then
+    shared by those it has; a row without any teaches nothing). Sampled softmax (Jean et al., 2015) with
+    corrected logits; in-batch softmax with logQ (Yi et al., RecSys 2019) when the negatives are the batch's
+    own items.
+    """
+    positive_BT, true_BT, weight_B = _positives(positive, true_BT, weight_B)
+    label_BT = true_BT / true_BT.sum(1, keepdim=True).clamp_min(1)
+    target_B = (positive_BT.masked_fill(~true_BT, 0.0) * label_BT).sum(1)
+    # A row without positives keeps one finite logit: the logarithm of nothing would make its gradient nan.
+    left_out_BT = ~true_BT & true_BT.any(1, keepdim=True)
+    logits = torch.cat(
+        [
+            positive_BT.masked_fill(~true_BT, 0.0).masked_fill(left_out_BT, float("-inf")),
+            negative_BK.masked_fill(hit_BK, float("-inf")),
+        ],
+        dim=1,
+    )
+    return weighted_mean(torch.logsumexp(logits, dim=1) - target_B, weight_B)
+
+
+def listwise(positive_B: Tensor, negative_BK: Tensor, hit_BK: Tensor, weight_B: Tensor) -> Tensor:
+    """Cross-entropy over one positive and its n negatives, uncorrected (Huang et al., CIKM 2013)."""
+    return corrected_softmax(positive_B, negative_BK, hit_BK, weight_B)
+
+
+def nce_loss(
+    positive: Tensor, negative_BK: Tensor, hit_BK: Tensor, weight_B: Tensor, true_BT: Tensor | None = None
+) -> Tensor:
+    """Noise-contrastive estimation: target or drawn by the sampler? Summed over a row's items.
+
+    Logits have log expected counts subtracted. positive: [B] or [B, T], 1/T of the label each; true_BT as in
+    corrected_softmax (Gutmann and Hyvärinen, 2010; Mnih and Teh, 2012).
+    """
+    positive_BT, true_BT, weight_B = _positives(positive, true_BT, weight_B)
+    label_BT = true_BT / true_BT.sum(1, keepdim=True).clamp_min(1)
+    true_loss_BT = softplus(positive_BT) - label_BT * positive_BT
+    loss_B = true_loss_BT.masked_fill(~true_BT, 0.0).sum(1)
+    return weighted_mean(loss_B + softplus(negative_BK).masked_fill(hit_BK, 0.0).sum(1), weight_B)
+
+
+def pointwise_bce(
+    positive_B: Tensor, negative_BK: Tensor, hit_BK: Tensor, weight_B: Tensor, bias: Tensor | float = 0.0
+) -> Tensor:
+    """Binary cross-entropy of sigmoid(logit + bias), mean over a row's positive and its negatives.
+
+    The logits must be scaled similarities (gamma * cos): sigmoid(cos) never exceeds 0.73, so that a raw
+    cosine cannot fit a positive. bias: the shift c, learned or fixed. Take 2 or 3 negatives per row.
+    """
+    negative_loss_BK = softplus(negative_BK + bias).masked_fill(hit_BK, 0.0)
+    examples_B = 1 + (~hit_BK).sum(1)
+    return weighted_mean((softplus(-(positive_B + bias)) + negative_loss_BK.sum(1)) / examples_B, weight_B)
+
+
+def pairwise_hinge(
+    positive_B: Tensor, negative_BK: Tensor, hit_BK: Tensor, weight_B: Tensor, margin: float
+) -> Tensor:
+    """max(0, negative - positive + margin), mean over a row's negatives (Huang et al., KDD 2020).
+
+    margin: in units of the logits; give cosines themselves as logits for the published margins.
+    """
+    return _pairwise((negative_BK - positive_B[:, None] + margin).clamp_min(0.0), hit_BK, weight_B)
+
+
+def pairwise_logistic(
+    positive_B: Tensor, negative_BK: Tensor, hit_BK: Tensor, weight_B: Tensor, sigma: float = 1.0
+) -> Tensor:
+    """log(1 + exp(sigma * (negative - positive))), mean over a row's negatives (BPR with a scale)."""
+    return _pairwise(softplus(sigma * (negative_BK - positive_B[:, None])), hit_BK, weight_B)
 
 
 def in_batch_softmax(
@@ -29,13 +110,10 @@ def in_batch_softmax(
     tau: float,
     negatives: int | None = None,
 ) -> Tensor:
-    """In-batch softmax, s = u.v/tau - log q(item), accidental hits masked (Yi et al., RecSys 2019, section
-    3).
+    """In-batch softmax, s = u.v/tau - log q(item), accidental hits masked (Yi et al., RecSys 2019).
 
     u_BD, v_BD: the row's user and its own item; log_q_B: log of the item's share of targets; item_B: int64
-    identities.
-    negatives: only the first so many rows' items serve as negatives (None = all): B x B is slow for a large
-    B.
+    identities; negatives: only the first so many rows' items serve as negatives (None = all).
     """
     v_KD, q_K, item_K = v_BD[:negatives], log_q_B[:negatives], item_B[:negatives]
     positive_B = (u_BD * v_BD).sum(1) / tau - log_q_B
@@ -53,11 +131,23 @@ def sampled_softmax(
     weight_B: Tensor,
     tau: float = 1.0,
 ) -> Tensor:
-    """Sampled softmax with K shared negatives; log expected counts under the sampler are subtracted (Jean et
-    al., 2015).
+    """Sampled softmax with K shared negatives; log expected counts are subtracted (Jean et al., 2015).
 
     log_expected_B / _K: log of how often the sampler is expected to draw the positive / the negative.
     """
     positive_B = (u_BD * v_BD).sum(1) / tau - log_expected_B
     negative_BK = u_BD @ v_KD.T / tau - log_expected_K
     return corrected_softmax(positive_B, negative_BK, hit_BK, weight_B)
+
+
+def _pairwise(loss_BK: Tensor, hit_BK: Tensor, weight_B: Tensor) -> Tensor:
+    pairs_B = (~hit_BK).sum(1).clamp_min(1)
+    return weighted_mean(loss_BK.masked_fill(hit_BK, 0.0).sum(1) / pairs_B, weight_B)
+
+
+def _positives(positive: Tensor, true_BT: Tensor | None, weight_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(positives [B, T], which of them are real, weights with rows that have none at zero)."""
+    positive_BT = positive.unsqueeze(1) if positive.dim() == 1 else positive
+    if true_BT is None:
+        return positive_BT, torch.ones_like(positive_BT, dtype=torch.bool), weight_B
+    return positive_BT, true_BT, weight_B * true_BT.any(1)

@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+
+from models.samplers import (
+    LearnedUnigramSampler,
+    LogUniformSampler,
+    UnigramSampler,
+    frequency_ranks,
+    per_row,
+    per_row_others,
+    uniform_by_key,
+)
+
+ENTRIES, COUNTS = np.array([4, 9, 2, 7]), np.array([5, 40, 1, 14])
+DRAWS = 60_000
+
+
+def samplers():
+    learned = LearnedUnigramSampler(seed=3)
+    learned.observe(np.repeat(ENTRIES, COUNTS))
+    return {
+        "uniform": UnigramSampler(ENTRIES, COUNTS, 12, 0.0, seed=3),
+        "unigram": UnigramSampler(ENTRIES, COUNTS, 12, 0.75, seed=3),
+        "log_uniform": LogUniformSampler(ENTRIES, frequency_ranks(COUNTS), 12, seed=3),
+        "learned": learned,
+    }
+
+
+SHARES = {
+    "uniform": np.full(4, 0.25),
+    "unigram": COUNTS**0.75 / (COUNTS**0.75).sum(),
+    # ranks of 9, 7, 4, 2 are 0, 1, 2, 3: log((r+2)/(r+1)) / log 5
+    "log_uniform": np.log([4 / 3, 2 / 1, 5 / 4, 3 / 2]) / np.log(5),
+    "learned": COUNTS / COUNTS.sum(),
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_draws_follow_the_shares(name):
+    sampler = samplers()[name]
+    drawn = sampler.draw(DRAWS, step=5)
+    counted = np.array([(drawn == entry).sum() for entry in ENTRIES])
+    assert counted.sum() == DRAWS
+    # Within five standard deviations of the binomial.
+    spread = np.sqrt(DRAWS * SHARES[name] * (1 - SHARES[name]))
+    assert (np.abs(counted - DRAWS * SHARES[name]) < 5 * spread).all()
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_expected_counts_are_the_shares(name):
+    sampler = samplers()[name]
+    np.testing.assert_allclose(np.exp(sampler.log_expected(ENTRIES, 7)), 7 * SHARES[name], rtol=1e-5)
+    unknown = sampler.log_expected(np.array([0, 11]), 7)  # a target that the sampler never draws
+    rarest = sampler.log_expected(ENTRIES, 7).min()
+    np.testing.assert_allclose(unknown, rarest, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_draws_are_a_function_of_seed_and_step(name):
+    first, again = samplers()[name], samplers()[name]
+    assert first.draw(100, 1).tolist() == again.draw(100, 1).tolist()
+    assert first.draw(100, 1).tolist() != first.draw(100, 2).tolist()
+
+
+def test_half_power():
+    sampler = UnigramSampler(np.array([4, 9, 2]), np.array([1, 16, 81]), 10, 0.5, seed=3)
+    expected = np.exp(sampler.log_expected(np.array([4, 9, 2]), 140))
+    np.testing.assert_allclose(expected, [10, 40, 90], rtol=1e-5)
+
+
+def test_importance_weights_undo_the_sampler():
+    # Sum over draws of exp(s) / expected count estimates the sum over the corpus: what the correction is for.
+    score = np.linspace(-1, 1, 12)
+    for sampler in samplers().values():
+        drawn = sampler.draw(DRAWS, 9)
+        estimate = np.exp(score[drawn] - sampler.log_expected(drawn, DRAWS)).sum()
+        assert estimate == pytest.approx(np.exp(score[ENTRIES]).sum(), rel=0.05)
+
+
+def test_log_uniform_takes_ranks_only():
+    for ranks in ([4, 9, 2, 7], [0, 1, 1, 2], [0, 1, 2], [1, 2, 3, 4]):
+        with pytest.raises(ValueError, match="frequency ranks"):
+            LogUniformSampler(ENTRIES, np.array(ranks), 12, seed=0)
+
+
+def test_frequency_ranks_by_hand():
+    assert frequency_ranks(np.array([5, 40, 5, 14])).tolist() == [2, 0, 3, 1]
+
+
+def test_no_items_no_negatives():
+    nothing = np.empty(0, np.int64)
+    with pytest.raises(ValueError, match="no items"):
+        UnigramSampler(nothing, nothing, 10, 1.0, 0)
+    with pytest.raises(ValueError, match="no items"):
+        LogUniformSampler(nothing, nothing, 10, 0)
+    with pytest.raises(ValueError, match="no items"):
+        LearnedUnigramSampler(0).draw(3, 1)
+
+
+def test_learned_counts_grow_drop_and_survive():
+    sampler = LearnedUnigramSampler(seed=1)
+    generator = np.random.default_rng(0)
+    seen = np.empty(0, np.int64)
+    for top in (10, 5000, 100_000):  # the tree grows twice
+        targets = generator.integers(0, top, 2000)
+        sampler.observe(targets)
+        seen = np.concatenate([seen, targets])
+    entries, counts = np.unique(seen, return_counts=True)
+    np.testing.assert_allclose(
+        np.exp(sampler.log_expected(entries, 50)), 50 * counts / len(seen), rtol=1e-5
+    )  # the counts are what was seen
+    # Every possible draw: place j of the counts laid end to end belongs to the entry that covers it.
+    covering = np.repeat(entries, counts)
+    uniform = np.random.Generator(np.random.Philox(key=[1, 4])).random(5000)
+    assert sampler.draw(5000, 4).tolist() == covering[(uniform * len(seen)).astype(int)].tolist()
+    restored = LearnedUnigramSampler.from_state(sampler.state())
+    assert restored.draw(5000, 4).tolist() == sampler.draw(5000, 4).tolist()
+    restored.drop(entries[entries < 10])
+    assert restored.draw(5000, 4).min() >= 10
+    assert sampler.draw(5000, 4).min() < 10  # its state was a copy
+
+
+def test_per_row_is_row_major():
+    # Viewed as (n, rows), as a known library once did, the negatives would belong to other users.
+    class Counting:
+        def draw(self, n, step):
+            return np.arange(n)
+
+        def log_expected(self, entries, n):
+            return np.zeros(len(entries), np.float32)
+
+    drawn = per_row(Counting(), 3, 2, step=0)
+    assert drawn.tolist() == [[0, 1], [2, 3], [4, 5]]
+    users = np.array([70, 80, 90])
+    assert dict(zip(drawn.ravel().tolist(), np.repeat(users, 2).tolist(), strict=True)) == {
+        0: 70, 1: 70, 2: 80, 3: 80, 4: 90, 5: 90,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_others_are_never_the_positive(name):
+    sampler = samplers()[name]
+    positives = np.tile(ENTRIES, 500)
+    drawn = per_row_others(sampler, positives, 6, step=2)
+    assert drawn.shape == (2000, 6)
+    assert (drawn != positives[:, None]).all()
+    kept = per_row(sampler, 2000, 6, step=2)
+    untouched = kept != positives[:, None]
+    assert (drawn[untouched] == kept[untouched]).all()  # only hits are drawn again
+    # Of a row's others, each comes by its share among the others.
+    rows = positives == 9
+    share = {e: s for e, s in zip(ENTRIES.tolist(), SHARES[name], strict=True) if e != 9}
+    for entry, s in share.items():
+        assert (drawn[rows] == entry).mean() == pytest.approx(s / sum(share.values()), abs=0.05)
+
+
+def test_a_corpus_of_one_item_has_no_others():
+    sampler = UnigramSampler(np.array([3]), np.array([8]), 10, 1.0, seed=0)
+    with pytest.raises(ValueError, match="at least two items"):
+        per_row_others(sampler, np.array([3]), 2, step=0)
+    assert per_row_others(sampler, np.array([5]), 2, step=0).tolist() == [[3, 3]]
+
+
+def test_uniform_by_key_is_uniform_and_keyed():
+    keys = np.arange(100_000, dtype=np.int64)
+    drawn = uniform_by_key(keys, 0)
+    np.testing.assert_allclose(np.histogram(drawn, 10, (0, 1))[0], 10_000, rtol=0.05)
+    assert drawn[::-1].tolist() == uniform_by_key(keys[::-1], 0).tolist()
+    assert abs(np.corrcoef(drawn, uniform_by_key(keys, 1))[0, 1]) < 0.02
