@@ -1,206 +1,246 @@
-"""Recent history of every user while training: what had happened before each event, in one compiled pass."""
+"""Append-only history of every user while training, read as of any moment."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from models.arrays import BoolArray, Int32Array, Int64Array, Tensors
+from models.arrays import BoolArray, Index, Int32Array, Int64Array, Tensors
+from models.entry_lists import EntryLists, end_before
 from models.native import compiled
+from models.own_items import OwnItems, own_of_lists
+
+NEAR = 512
+"""Entries on either side of an event's place that are searched for the same (request, item)."""
+
+
+@compiled
+def _is_there(
+    item: int,
+    request: int,
+    place: Index,
+    start: Index,
+    end: Index,
+    items: Int32Array,
+    requests: Int64Array,
+    near: int,
+) -> bool:
+    for at in range(place - 1, max(start, place - near) - 1, -1):
+        if requests[at] == request and items[at] == item:
+            return True
+    for at in range(place, min(end, place + near)):  # noqa: SIM110 - compiled: a loop, not a generator
+        if requests[at] == request and items[at] == item:
+            return True
+    return False
+
+
+@compiled
+def _observe(
+    user: Int64Array,
+    item: Int32Array,
+    ts: Int64Array,
+    request: Int64Array,
+    starts: Int64Array,
+    lengths: Int64Array,
+    items: Int32Array,
+    times: Int64Array,
+    requests: Int64Array,
+    near: int,
+    first: BoolArray,
+) -> None:
+    for i in range(len(user)):
+        start = starts[user[i]]
+        end = start + lengths[user[i]]
+        place = end
+        if end > start and times[end - 1] > ts[i]:  # late
+            place = end_before(times, start, end, ts[i] + 1)
+        first[i] = not _is_there(item[i], request[i], place, start, end, items, requests, near)
+        if first[i]:
+            for at in range(end, place, -1):
+                items[at], times[at], requests[at] = items[at - 1], times[at - 1], requests[at - 1]
+            items[place], times[place], requests[place] = item[i], ts[i], request[i]
+            lengths[user[i]] += 1
+
+
+@compiled
+def _places(
+    user: Int64Array,
+    ts: Int64Array,
+    request: Int64Array,
+    starts: Int64Array,
+    lengths: Int64Array,
+    times: Int64Array,
+    requests: Int64Array,
+    places: Int64Array,
+) -> None:
+    """places[i] = arena places of the newest entries before moment i, newest last; -1 = none."""
+    for i in range(len(user)):
+        if user[i] < 0 or user[i] >= len(lengths):
+            continue
+        start = starts[user[i]]
+        at = end_before(times, start, start + lengths[user[i]], ts[i]) - 1
+        column = places.shape[1] - 1
+        while at >= start and column >= 0:
+            if requests[at] != request[i]:
+                places[i, column] = at
+                column -= 1
+            at -= 1
 
 
 @compiled
 def _read(
-    ts: int,
-    request: int,
-    items: Int32Array,
-    times: Int64Array,
-    requests: Int64Array,
-    length: int,
-    out_item: Int32Array,
-    out_age: Int32Array,
-) -> None:
-    place = len(out_item) - 1
-    at = length - 1
-    while at >= 0 and place >= 0:
-        if times[at] < ts and requests[at] != request:
-            out_item[place] = items[at]
-            out_age[place] = min((ts - times[at]) // 1000, 2147483647)
-            place -= 1
-        at -= 1
-
-
-@compiled
-def _push(
-    item: int, ts: int, request: int, items: Int32Array, times: Int64Array, requests: Int64Array, length: int
-) -> int:
-    """New length; -1 when the same (request, item) is already there."""
-    for at in range(length - 1, -1, -1):
-        if requests[at] == request and items[at] == item:
-            return -1
-    capacity = len(items)
-    place = length
-    while place > 0 and times[place - 1] > ts:
-        place -= 1
-    if length == capacity:
-        if place == 0:
-            return length  # older than everything kept
-        place -= 1
-        for at in range(place):
-            items[at], times[at], requests[at] = items[at + 1], times[at + 1], requests[at + 1]
-    else:
-        for at in range(length, place, -1):
-            items[at], times[at], requests[at] = items[at - 1], times[at - 1], requests[at - 1]
-        length += 1
-    items[place], times[place], requests[place] = item, ts, request
-    return length
-
-
-@compiled
-def _observe_and_read(
-    user: Int32Array,
-    item: Int32Array,
     ts: Int64Array,
-    request: Int64Array,
-    lengths: Int32Array,
+    places: Int64Array,
     items: Int32Array,
     times: Int64Array,
-    requests: Int64Array,
     out_item: Int32Array,
     out_age: Int32Array,
-    first: BoolArray,
 ) -> None:
-    start = 0
-    while start < len(user):
-        end = start
-        while end < len(user) and ts[end] == ts[start]:
-            end += 1
-        if out_item.shape[1] > 0:
-            for i in range(start, end):
-                u = user[i]
-                _read(ts[i], request[i], items[u], times[u], requests[u], lengths[u], out_item[i], out_age[i])
-        for i in range(start, end):
-            u = user[i]
-            length = _push(item[i], ts[i], request[i], items[u], times[u], requests[u], lengths[u])
-            first[i] = length >= 0
-            if length >= 0:
-                lengths[u] = length
-        start = end
+    for i in range(places.shape[0]):
+        for column in range(places.shape[1]):
+            at = places[i, column]
+            if at >= 0:
+                out_item[i, column] = items[at]
+                out_age[i, column] = min((ts[i] - times[at]) // 1000, 2147483647)
 
 
 @compiled
 def _drop_items(
-    gone: BoolArray, lengths: Int32Array, items: Int32Array, times: Int64Array, requests: Int64Array
+    gone: BoolArray,
+    starts: Int64Array,
+    lengths: Int64Array,
+    items: Int32Array,
+    times: Int64Array,
+    requests: Int64Array,
 ) -> None:
-    for u in range(len(lengths)):
-        kept = 0
-        for at in range(lengths[u]):
-            if not gone[items[u, at]]:
-                items[u, kept], times[u, kept], requests[u, kept] = (
-                    items[u, at],
-                    times[u, at],
-                    requests[u, at],
-                )
+    for user in range(len(lengths)):
+        start = kept = starts[user]
+        for at in range(start, start + lengths[user]):
+            if not gone[items[at]]:
+                items[kept], times[kept], requests[kept] = items[at], times[at], requests[at]
                 kept += 1
-        lengths[u] = kept
+        lengths[user] = kept - start
 
 
 class HistoryTable:
-    """Per user entry the newest `capacity` (item entry, ts_ms, request hash), ordered by ts_ms, stable.
+    """Per user entry a log of (item entry, ts_ms, request hash), ordered by ts_ms, stable.
 
-    Capacity is larger than the length that is read, because a reader skips its own request and its own
-    instant.
+    capacity: how many entries per user, the newest, survive trim(); nothing is dropped in between. It should
+    exceed the length that is read, because a reader skips its own request, its own instant and everything
+    later.
     """
 
     def __init__(self, capacity: int) -> None:
+        if capacity < 0:
+            raise ValueError(f"history: capacity must not be negative, got {capacity}")
         self.capacity = capacity
-        self._lengths: Int32Array = np.zeros(0, np.int32)
-        self._items: Int32Array = np.zeros((0, capacity), np.int32)
-        self._times: Int64Array = np.zeros((0, capacity), np.int64)
-        self._requests: Int64Array = np.zeros((0, capacity), np.int64)
+        self._lists = EntryLists(
+            items=np.empty(0, np.int32), ts_ms=np.empty(0, np.int64), requests=np.empty(0, np.int64)
+        )
 
-    def observe_and_read(
-        self, user: Int32Array, item: Int32Array, ts_ms: Int64Array, request: Int64Array, length: int
-    ) -> tuple[Int32Array, Int32Array, BoolArray]:
-        """Take in N events in canonical order and read, for each, what its user had done before.
+    def observe(
+        self, user: Int32Array, item: Int32Array, ts_ms: Int64Array, request: Int64Array
+    ) -> BoolArray:
+        """Take in N events; late ones are inserted at their time, behind those of the same instant.
 
         user, item: int32[N] entries; ts_ms: int64[N]; request: int64[N] hash, unique where there is no
-        request.
-        Returns item entries int32[N, length] (newest last, -1 = none), their ages in seconds int32[N,
-        length], and first bool[N]:
-        False where the same (request, item) was already in the history. Before = earlier ts_ms and another
-        request; events of one instant are all read before any is pushed. length 0 reads nothing.
+        request. Returns first bool[N]: False where the same (request, item) is already among the NEAR entries
+        before or the NEAR after the event's place in its user's log (the events of one request lie close
+        together; exact for every user of at most NEAR entries); such an event is not added. ValueError for a
+        negative entry.
         """
-        n = len(user)
-        if n:
-            self._reserve(int(user.max()) + 1)
-        out_item = np.full((n, length), -1, np.int32)
-        out_age = np.zeros((n, length), np.int32)
-        first = np.empty(n, np.bool_)
-        _observe_and_read(
-            user, item, ts_ms, request,
-            self._lengths, self._items, self._times, self._requests, out_item, out_age, first,
-        )  # fmt: skip
-        return out_item, out_age, first
+        if len(user) and min(user.min(), item.min()) < 0:
+            raise ValueError(
+                f"history: entries must not be negative, got user {user.min()} and item {item.min()}; "
+                "observe keys in their ID tables before their events"
+            )
+        owner = np.ascontiguousarray(user, np.int64)
+        self._lists.make_room(owner)
+        first = np.empty(len(owner), np.bool_)
+        _observe(
+            owner,
+            np.ascontiguousarray(item, np.int32),
+            np.ascontiguousarray(ts_ms, np.int64),
+            np.ascontiguousarray(request, np.int64),
+            *self._arrays(),
+            NEAR,
+            first,
+        )
+        return first
+
+    def read(
+        self, user: Int32Array, ts_ms: Int64Array, request: Int64Array, length: int
+    ) -> tuple[Int32Array, Int32Array]:
+        """The newest `length` entries before each of N moments: earlier ts and another request.
+
+        Returns item entries int32[N, length] (newest last, -1 = none) and their ages in whole seconds
+        int32[N, length]. Reads only; the answer does not depend on events at or after the moment, but for
+        what trim() took away for them. An unknown user (also -1) has no history.
+        """
+        places = self._before(user, ts_ms, request, length)
+        items = np.full(places.shape, -1, np.int32)
+        age_s = np.zeros(places.shape, np.int32)
+        columns = self._lists.columns
+        _read(np.ascontiguousarray(ts_ms, np.int64), places, columns["items"], columns["ts_ms"], items, age_s)
+        return items, age_s
+
+    def own(self, user: Int32Array, ts_ms: Int64Array, request: Int64Array, length: int) -> OwnItems:
+        """The distinct items among the newest `length` entries before each of N moments. Reads only."""
+        places = self._before(user, ts_ms, request, length)
+        known = places >= 0
+        flat = places[known]
+        offsets = np.zeros(len(places) + 1, np.int64)
+        np.cumsum(known.sum(axis=1), out=offsets[1:])
+        columns = self._lists.columns
+        return own_of_lists(offsets, columns["items"][flat], columns["ts_ms"][flat], ts_ms)
+
+    def trim(self) -> None:
+        """Forget all but the newest `capacity` entries of every user; wins back unused memory."""
+        self._lists.keep_newest(np.full(self._lists.owners, self.capacity, np.int64))
 
     def drop_users(self, entries: Int64Array) -> None:
         """Forget the histories of removed users."""
-        self._lengths[entries[entries < len(self._lengths)]] = 0
+        self._lists.clear(entries)
 
     def drop_items(self, entries: Int64Array, item_entries: int) -> None:
         """Take removed items out of every history; item_entries = one more than the largest item entry."""
         gone = np.zeros(item_entries, np.bool_)
         gone[entries] = True
-        _drop_items(gone, self._lengths, self._items, self._times, self._requests)
+        _drop_items(gone, *self._arrays())
 
     def state(self) -> Tensors:
-        """Histories back to back, without the unused places."""
-        used = np.arange(self.capacity)[None, :] < self._lengths[:, None]
-        return {
+        """Histories back to back, without the unused places: a function of what is in them."""
+        scalars: Tensors = {
             "capacity": np.array([self.capacity], np.int64),
-            "lengths": self._lengths.copy(),
-            "items": self._items[used],
-            "ts_ms": self._times[used],
-            "requests": self._requests[used],
+            "lengths": self._lists.lengths.astype(np.int32),
         }
+        return scalars | self._lists.flat()
 
     @classmethod
     def from_state(cls, state: Tensors) -> HistoryTable:
         """The table that state() described."""
         table = cls(int(state["capacity"][0]))
-        lengths = np.array(state["lengths"], np.int32)
-        table._grow(len(lengths))
-        table._lengths[:] = lengths
-        used = np.arange(table.capacity)[None, :] < lengths[:, None]
-        table._items[used] = state["items"]
-        table._times[used] = state["ts_ms"]
-        table._requests[used] = state["requests"]
+        columns = {name: np.asarray(state[name]) for name in ("items", "ts_ms", "requests")}
+        table._lists = EntryLists.from_flat(state["lengths"], **columns)
         return table
 
-    def _reserve(self, users: int) -> None:
-        """Exactly `users` histories are kept, so that state() is a function of the events; arrays double."""
-        have = len(self._lengths)
-        if users <= have:
-            return
-        base = self._items.base if self._items.base is not None else self._items
-        if users <= len(base):  # room is left behind the views
-            self._view(users)
-        else:
-            lengths, items, times, requests = self._lengths, self._items, self._times, self._requests
-            self._grow(max(users, 2 * have))
-            self._lengths[:have], self._items[:have] = lengths, items
-            self._times[:have], self._requests[:have] = times, requests
-            self._view(users)
-
-    def _grow(self, users: int) -> None:
-        self._all = (
-            np.zeros(users, np.int32),
-            np.zeros((users, self.capacity), np.int32),
-            np.zeros((users, self.capacity), np.int64),
-            np.zeros((users, self.capacity), np.int64),
+    def _arrays(self) -> tuple[Int64Array, Int64Array, Int32Array, Int64Array, Int64Array]:
+        columns = self._lists.columns
+        return (
+            self._lists.starts,
+            self._lists.lengths,
+            columns["items"],
+            columns["ts_ms"],
+            columns["requests"],
         )
-        self._view(users)
 
-    def _view(self, users: int) -> None:
-        lengths, items, times, requests = self._all
-        self._lengths, self._items = lengths[:users], items[:users]
-        self._times, self._requests = times[:users], requests[:users]
+    def _before(self, user: Int32Array, ts_ms: Int64Array, request: Int64Array, length: int) -> Int64Array:
+        places = np.full((len(user), length), -1, np.int64)
+        if length:
+            starts, lengths, _, times, requests = self._arrays()
+            _places(
+                np.ascontiguousarray(user, np.int64),
+                np.ascontiguousarray(ts_ms, np.int64),
+                np.ascontiguousarray(request, np.int64),
+                starts, lengths, times, requests, places,
+            )  # fmt: skip
+        return places
