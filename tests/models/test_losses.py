@@ -111,9 +111,7 @@ def test_several_positives_share_the_label():
     loss = corrected_softmax(positive, negative, hit, torch.tensor([1.0, 3.0, 5.0]), true)
     first = np.log(np.exp([1, 2, 0]).sum()) - 1.5
     second = np.log(np.exp([0.5, 1]).sum()) - 0.5
-    assert float(loss.detach()) == pytest.approx(
-        (first + 3 * second) / 4, rel=1e-6
-    )  # the third row has no positive
+    assert float(loss.detach()) == pytest.approx((first + 3 * second) / 4, rel=1e-6)
     loss.backward()
     assert positive.grad[~true].abs().max() == 0
     assert negative.grad[2] == 0
