@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from models.arrays import Float32Array, Int32Array, Int64Array, Tensors
 from models.catalogue_columns import CatalogueColumns
+from models.feature_config import SourceName
 from models.features import Columns, FeatureColumns
 from models.tables import Tables
 
@@ -21,33 +22,30 @@ def user_columns(features: FeatureColumns, table: pa.Table, positions: Int64Arra
     return _columns(features, table, positions, "user")
 
 
-def _columns(features: FeatureColumns, table: pa.Table, positions: Int64Array, source: str) -> Columns:
-    wanted = {
-        feature.name for feature in (*features.categories, *features.numbers) if feature.source == source
-    }
+def _columns(features: FeatureColumns, table: pa.Table, positions: Int64Array, source: SourceName) -> Columns:
     index = pa.array(positions, mask=positions < 0)
     return {
         (source, name): table[name].combine_chunks().take(index)
-        for name in sorted(wanted)
+        for name in features.reads(source)
         if name in table.column_names
     }
 
 
 class ItemStore:
-    """By item entry: categories int32[n, F] entries of the category tables (-1 = missing), numbers
-    float32[n, M] raw.
+    """By item entry: categories int32[n, C] entries of the feature tables, laid out by FeatureColumns.layout
+    (-1 = none), numbers float32[n, M] raw.
     """
 
     def __init__(self, features: FeatureColumns) -> None:
         self._features = features
-        self._categories: Int32Array = np.full((64, len(features.categories)), -1, np.int32)
+        self._categories: Int32Array = np.full((64, features.slots), -1, np.int32)
         self._numbers: Float32Array = np.full((64, len(features.numbers)), np.nan, np.float32)
         self._used = 0
         self._seen: CatalogueColumns | None = None
 
     @property
     def categories(self) -> Int32Array:
-        """int32[entries, F]; a view."""
+        """int32[entries, C]; a view."""
         return self._categories[: self._used]
 
     @property
@@ -74,14 +72,15 @@ class ItemStore:
         positions = catalogue.item_positions(tables.ids["item"].keys_of(entries))
         columns = item_columns(self._features, catalogue.items, positions)
         times = np.full(len(entries), ts_ms, np.int64)
-        for place, keys in enumerate(self._features.keys(columns, times)):
-            feature = self._features.categories[place]
-            known = tables.ids[feature.table].lookup(keys)
-            new = np.flatnonzero(
-                known < 0
-            )  # reading the same attributes again, after a restart, changes nothing
-            known[new] = tables.observe(feature.table, keys.take(pa.array(new)), times[new])
-            self._categories[entries, place] = known
+
+        def known_or_new(table: str, keys: pa.StringArray, key_times: Int64Array) -> Int64Array:
+            """Reading the same attributes again, after a restart, changes nothing."""
+            known = tables.ids[table].lookup(keys)
+            new = np.flatnonzero(known < 0)
+            known[new] = tables.observe(table, keys.take(pa.array(new)), key_times[new])
+            return known
+
+        self._categories[entries] = self._features.entries(columns, times, known_or_new)
         self._numbers[entries] = self._features.raw_numbers(columns, times)
 
     def drop(self, entries: Int64Array) -> None:

@@ -1,12 +1,21 @@
-"""From events to samples: IDs, attributes and histories as of each moment."""
+"""From events to samples: IDs, attributes and features as of each moment; histories move on.
+
+Events of `config.positives` are targets and the main history; those of a further history's kinds go into
+that one. Either way an event with an item is a sighting of its user and its item: both get entries, are
+counted for admission and stay unexpired, so that a user who only views has a row and a viewed item can be
+in a history; only positives make samples. A history holds one entry per (request, item); an event without
+a user is a sample of nobody known and no part of a history.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.arrays import Float32Array, Int64Array
+from models.arrays import BoolArray, Float32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
 from models.features import Columns, FeatureColumns
 from models.history import HistoryTable
@@ -18,7 +27,10 @@ from models.tables import Tables
 
 
 class Preparation:
-    """Takes events in canonical order; moves ID tables, item attributes and histories on."""
+    """Takes events in canonical order; moves ID tables, item attributes and histories on.
+
+    history: of the positives; histories: by name of config.histories.
+    """
 
     def __init__(
         self,
@@ -27,57 +39,64 @@ class Preparation:
         tables: Tables,
         items: ItemStore,
         history: HistoryTable,
+        histories: Mapping[str, HistoryTable],
     ) -> None:
+        if set(histories) != set(config.histories):
+            raise ValueError(
+                f"histories: the configuration names {sorted(config.histories)}, got {sorted(histories)}"
+            )
         self._config = config
         self._features = features
         self._tables = tables
         self._items = items
         self._history = history
+        self._histories = dict(histories)
+        self._kinds = {*config.positives}.union(*(further.kinds for further in config.histories.values()))
         self.events_taken = 0
         self.samples_made = 0
 
     def take(self, events: pa.Table, catalogue: CatalogueColumns, with_samples: bool) -> Samples:
-        """Take in the positives among `events`; without samples the answer is empty and numbers are not used
-        up.
+        """Take in the events of the kinds above and give the samples of the positives; without samples the
+        answer is empty and numbers are not used up.
+
+        A late event goes into the histories at its own time, where samples made before may meet it. Of a
+        (request, item) that is there twice the first event is the sample.
         """
-        chosen = pc.and_(
-            pc.is_in(events["kind"], value_set=pa.array(self._config.positives)),
-            pc.not_equal(key_array(events["item_id"]), ""),
-        )
+        chosen = pc.and_(_of_kinds(events, self._kinds), pc.not_equal(key_array(events["item_id"]), ""))
         events = events.filter(chosen).combine_chunks()
         ts_ms = np.array(events["ts_ms"], np.int64)
         user = self._tables.observe("user", events["user_id"], ts_ms).astype(np.int32)
         item = self._tables.observe("item", events["item_id"], ts_ms).astype(np.int32)
+        request = self._requests(events["request_id"])
         self._items.update(catalogue, self._tables, int(ts_ms[-1]) if len(ts_ms) else 0)
-        history, age_s, first = self._history.observe_and_read(
-            user,
-            item,
-            ts_ms,
-            self._requests(events["request_id"]),
-            self._config.history_length if with_samples else 0,
-        )
         self.events_taken += len(ts_ms)
+
+        def observe(table: HistoryTable, places: Int64Array) -> BoolArray:
+            first = np.ones(len(places), np.bool_)
+            known = user[places] >= 0
+            at = places[known]
+            first[known] = table.observe(user[at], item[at], ts_ms[at], request[at])
+            return first
+
+        for name, further in self._config.histories.items():
+            observe(self._histories[name], _places(_of_kinds(events, further.kinds)))
+        places = _places(_of_kinds(events, self._config.positives))
+        places = places[observe(self._history, places)]
         if not with_samples:
-            return Samples.empty(
-                self._config.history_length, len(self._features.categories), len(self._features.numbers)
-            )
+            return Samples.empty(self._features.slots, len(self._features.numbers))
+        if len(places) < len(events):
+            events = events.take(pa.array(places))
         columns = self._columns(events, catalogue)
-        categories = np.empty((len(ts_ms), len(self._features.categories)), np.int32)
-        for place, keys in enumerate(self._features.keys(columns, ts_ms)):
-            categories[:, place] = self._tables.observe(self._features.categories[place].table, keys, ts_ms)
         samples = Samples(
-            sequence=np.arange(len(ts_ms)),
-            ts_ms=ts_ms,
-            user=user,
-            item=item,
+            sequence=np.arange(self.samples_made, self.samples_made + len(places), dtype=np.int64),
+            ts_ms=ts_ms[places],
+            user=user[places],
+            item=item[places],
             weight=self._weights(events["kind"]),
-            history=history,
-            history_age_s=age_s,
-            categories=categories,
-            numbers=self._features.raw_numbers(columns, ts_ms),
+            request=request[places],
+            categories=self._features.entries(columns, ts_ms[places], self._tables.observe),
+            numbers=self._features.raw_numbers(columns, ts_ms[places]),
         )
-        samples = samples if first.all() else samples.take(np.flatnonzero(first))
-        samples = samples.renumbered(self.samples_made)
         self.samples_made += len(samples)
         return samples
 
@@ -96,14 +115,20 @@ class Preparation:
 
     def _columns(self, events: pa.Table, catalogue: CatalogueColumns) -> Columns:
         columns: dict[tuple[str, str], pa.Array] = {}
-        features = (*self._features.categories, *self._features.numbers)
-        for name in {feature.name for feature in features if feature.source == "context"}:
+        for name in self._features.reads("context"):
             if name == "scene" and "scene" in events.column_names:
                 columns["context", name] = key_array(events["scene"])
             elif "context" in events.column_names:
-                column = pc.map_lookup(events["context"].combine_chunks(), name, "last")
-                columns["context", name] = column
-        if any(feature.source == "user" for feature in features):
+                columns["context", name] = pc.map_lookup(events["context"].combine_chunks(), name, "last")
+        if self._features.reads("user"):
             positions = catalogue.user_positions(events["user_id"])
             columns |= user_columns(self._features, catalogue.users, positions)
         return columns
+
+
+def _of_kinds(events: pa.Table, kinds: set[str] | tuple[str, ...]) -> pa.ChunkedArray:
+    return pc.is_in(events["kind"], value_set=pa.array(sorted(kinds), pa.string()))
+
+
+def _places(mask: pa.ChunkedArray) -> Int64Array:
+    return np.flatnonzero(np.array(mask, np.bool_))

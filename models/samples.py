@@ -13,13 +13,15 @@ from models.arrays import Float32Array, Int32Array, Int64Array
 @dataclass(frozen=True)
 class Samples:
     """N targets with their features as of the moment, in canonical order. Entries refer to one Learner's ID
-    tables.
+    tables; what the user had done before is read from its histories by (user, ts_ms, request).
 
     sequence: int64[N] running number of the sample since the model began (keys its random numbers).
-    ts_ms: int64[N]; user: int32[N] user entry; item: int32[N] target entry; weight: float32[N].
-    history: int32[N, L] item entries, newest last, -1 = none; history_age_s: int32[N, L] age at the moment.
-    categories: int32[N, F] entries of user, context and time categories; numbers: float32[N, M] raw, nan =
-    missing.
+    ts_ms: int64[N]; user: int32[N] user entry, -1 = nobody known; item: int32[N] target entry;
+    weight: float32[N].
+    request: int64[N] hash of the request that the target answered, unique where there is none: its events
+    are no history of the sample.
+    categories: int32[N, C] entries of user, context and time features, laid out by FeatureColumns.layout, -1
+    = none; numbers: float32[N, M] raw, nan = missing.
     """
 
     sequence: Int64Array
@@ -27,8 +29,7 @@ class Samples:
     user: Int32Array
     item: Int32Array
     weight: Float32Array
-    history: Int32Array
-    history_age_s: Int32Array
+    request: Int64Array
     categories: Int32Array
     numbers: Float32Array
 
@@ -44,19 +45,16 @@ class Samples:
         return replace(self, sequence=np.arange(start, start + len(self), dtype=np.int64))
 
     @classmethod
-    def empty(cls, history_length: int, categories: int, numbers: int) -> Samples:
-        """No samples, with the widths of a model."""
-        none = np.empty(0, np.int32)
-        history = np.empty((0, history_length), np.int32)
+    def empty(cls, slots: int, numbers: int) -> Samples:
+        """No samples, with C = slots and M = numbers of a model."""
         return cls(
             sequence=np.empty(0, np.int64),
             ts_ms=np.empty(0, np.int64),
-            user=none,
-            item=none,
+            user=np.empty(0, np.int32),
+            item=np.empty(0, np.int32),
             weight=np.empty(0, np.float32),
-            history=history,
-            history_age_s=history,
-            categories=np.empty((0, categories), np.int32),
+            request=np.empty(0, np.int64),
+            categories=np.empty((0, slots), np.int32),
             numbers=np.empty((0, numbers), np.float32),
         )
 
