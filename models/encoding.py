@@ -9,52 +9,54 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.arrays import Float32Array
+from models.architecture import RecallModel
+from models.arrays import Float32Array, Int32Array, Int64Array
 from models.features import Columns, FeatureColumns
 from models.id_table import IdTable
 from models.key_bytes import key_array
 from models.model_config import ModelConfig
-from models.moments import Moments
+from models.moments import HistoryLists, Moments
+from models.own_items import own_features, own_of_lists
 from models.pooling import ages_s, history_bags, newest_positions
+from models.query import Queries
 from models.samples import Samples
-from models.towers import ItemInputs, UserInputs
+from models.towers import HistorySequence, ItemInputs, UserInputs, sequence_inputs
 
 RowsOf = Callable[[str, pa.StringArray], Tensor]
 """(table, keys string[n]) -> rows float32[n, E]; the cold row for unknown keys. Never mutates."""
 
 
 def user_inputs(
-    config: ModelConfig, features: FeatureColumns, moments: Moments, rows_of: RowsOf
+    config: ModelConfig, features: FeatureColumns, model: RecallModel, moments: Moments, rows_of: RowsOf
 ) -> UserInputs:
     """Tower inputs of N moments."""
-    positions = newest_positions(moments.history_offsets, config.history_length)
-    known_times = moments.history_ts_ms if len(moments.history_ts_ms) else np.zeros(1, np.int64)
-    age_s = ages_s(moments.ts_ms, known_times[np.maximum(positions, 0)])
-    flat, offsets, weights = history_bags(positions, age_s, config.history_half_life_days)
-    history_table = "item" if config.shared_items else "history_item"
-    history_id = key_array(moments.history_id)
-    if len(flat) < len(history_id):  # else every one of them is pooled, in order
-        history_id = history_id.take(pa.array(flat))
-    pooled = torch.nn.functional.embedding_bag(
-        torch.from_numpy(np.arange(len(flat))),
-        rows_of(history_table, history_id),
-        torch.from_numpy(offsets),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(weights),
-        include_last_offset=True,
-    )
+    n = len(moments)
+    main = HistoryLists(moments.history_id, moments.history_offsets, moments.history_ts_ms)
+    pooled, size, sequence = torch.zeros(n, config.id_dim), torch.zeros(n), None
+    if config.use_history:
+        length = config.history_length
+        if model.towers.needs_sequence:
+            pooled, size, sequence = _sequence(config, main, length, moments.ts_ms, rows_of)
+        else:
+            pooled, size = _pooled(config, main, length, moments.ts_ms, rows_of)
     columns: dict[tuple[str, str], pa.Array] = {
         ("context", name): col for name, col in moments.context.items()
     }
     columns |= {("user", name): column for name, column in moments.user_attributes.items()}
+    known = rows_of("user", key_array(moments.user_id)) if config.user_row else torch.zeros(n, config.id_dim)
     return UserInputs(
-        user=rows_of("user", key_array(moments.user_id)),
+        user=known,
         history=pooled,
-        history_size=torch.from_numpy((offsets[1:] - offsets[:-1]).astype(np.float32)),
+        history_size=size,
         categories=_categories(features, columns, moments.ts_ms, rows_of),
         numbers=torch.from_numpy(features.standardised(features.raw_numbers(columns, moments.ts_ms))),
+        pooled={
+            name: _pooled(config, moments.histories[name], kinds.length, moments.ts_ms, rows_of)[0]
+            for name, kinds in config.histories.items()
+        },
+        sequence=sequence,
     )
 
 
@@ -71,60 +73,141 @@ def item_inputs(
     )
 
 
+def _newest(
+    history: HistoryLists, length: int, ts_ms: Int64Array
+) -> tuple[Int32Array, Int32Array]:
+    """Places of the newest `length` entries in the flat lists, int32[N, L] (-1 = none), and their ages."""
+    positions = newest_positions(history.offsets, length)
+    known_times = history.ts_ms if len(history.ts_ms) else np.zeros(1, np.int64)
+    return positions, ages_s(ts_ms, known_times[np.maximum(positions, 0)])
+
+
+def _history_rows(
+    config: ModelConfig, history: HistoryLists, flat: Int64Array, rows_of: RowsOf
+) -> Tensor:
+    keys = key_array(history.id)
+    if len(flat) < len(keys):  # else every one of them is read, in order
+        keys = keys.take(pa.array(flat))
+    return rows_of("item" if config.shared_items else "history_item", keys)
+
+
+def _pooled(
+    config: ModelConfig, history: HistoryLists, length: int, ts_ms: Int64Array, rows_of: RowsOf
+) -> tuple[Tensor, Tensor]:
+    """(pooled rows [N, E], entries pooled [N])."""
+    positions, age_s = _newest(history, length, ts_ms)
+    flat, offsets, weights = history_bags(positions, age_s, config.history_half_life_days)
+    vectors = torch.nn.functional.embedding_bag(
+        torch.from_numpy(np.arange(len(flat))),
+        _history_rows(config, history, flat, rows_of),
+        torch.from_numpy(offsets),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(weights),
+        include_last_offset=True,
+    )
+    return vectors, torch.from_numpy((offsets[1:] - offsets[:-1]).astype(np.float32))
+
+
+def _sequence(
+    config: ModelConfig, history: HistoryLists, length: int, ts_ms: Int64Array, rows_of: RowsOf
+) -> tuple[Tensor, Tensor, HistorySequence]:
+    positions, age_s = _newest(history, length, ts_ms)
+    mask = positions >= 0
+    rows = _history_rows(config, history, positions[mask].astype(np.int64), rows_of)
+    return sequence_inputs(rows, mask, age_s)
+
+
 def _categories(
     features: FeatureColumns, columns: Columns, ts_ms: np.ndarray, rows_of: RowsOf
 ) -> list[Tensor]:
-    return [
-        rows_of(feature.table, keys)
-        for feature, keys in zip(features.categories, features.keys(columns, ts_ms), strict=True)
-    ]
+    """Per feature the mean of its keys' rows, [N, e]."""
+    values = []
+    for feature, bags in zip(features.categories, features.keys(columns, ts_ms), strict=True):
+        rows = rows_of(feature.table, bags.keys)
+        if bags.offsets is not None:
+            counts = np.diff(bags.offsets)
+            weights = np.repeat(1.0 / counts, counts).astype(np.float32)
+            rows = torch.nn.functional.embedding_bag(
+                torch.arange(len(rows)),
+                rows,
+                torch.from_numpy(bags.offsets),
+                mode="sum",
+                per_sample_weights=torch.from_numpy(weights),
+                include_last_offset=True,
+            )
+        values.append(rows)
+    return values
 
 
-def encode_users(
-    config: ModelConfig, features: FeatureColumns, model: nn.Module, moments: Moments, rows_of: RowsOf
-) -> Float32Array:
-    """User vectors float32[N, D] of N moments."""
+def encode_queries(
+    config: ModelConfig, features: FeatureColumns, model: RecallModel, moments: Moments, rows_of: RowsOf
+) -> Queries:
+    """Queries of N moments."""
     with torch.no_grad():
-        inputs = user_inputs(config, features, moments, rows_of)
-        vectors: Float32Array = model.user_vectors(inputs).numpy()  # type: ignore[operator]
-    return vectors
+        inputs = user_inputs(config, features, model, moments, rows_of)
+        u_BVD = model.towers.user_vectors(inputs)
+        if config.popularity_dims:
+            w_BP = config.tau * model.head.popularity_weights(inputs.side(config.history_length))
+            u_BVD = torch.cat([u_BVD, w_BP[:, None].expand(-1, u_BVD.shape[1], -1)], dim=2)
+        vectors: Float32Array = u_BVD.numpy()
+        if not config.own_items:
+            return Queries.plain(vectors)
+        codes = key_array(moments.history_id).dictionary_encode()
+        own = own_of_lists(
+            moments.history_offsets,
+            codes.indices.to_numpy(zero_copy_only=False).astype(np.int32),
+            moments.history_ts_ms,
+            moments.ts_ms,
+            config.own_items,
+        )
+        scores = config.tau * model.head.own_scores(torch.from_numpy(own_features(own)))
+        keys = codes.dictionary.take(pa.array(own.item))
+        return Queries(vectors, own.offsets, keys, scores.numpy())
 
 
 def encode_items(
     features: FeatureColumns,
-    model: nn.Module,
+    model: RecallModel,
     keys: pa.Array,
     attributes: Mapping[str, pa.Array],
     rows_of: RowsOf,
 ) -> Float32Array:
-    """Item vectors float32[N, D] from keys and attribute columns."""
+    """Similarity part float32[N, D] of item vectors from keys and attribute columns."""
     with torch.no_grad():
         inputs = item_inputs(features, key_array(keys), attributes, rows_of)
-        vectors: Float32Array = model.item_vectors(inputs).numpy()  # type: ignore[operator]
+        vectors: Float32Array = model.towers.item_vectors(inputs).numpy()
     return vectors
 
 
-def moments_of(samples: Samples, ids: Mapping[str, IdTable], features: FeatureColumns) -> Moments:
-    """The moments of samples with IDs as keys; numbers become the feature columns they came from."""
-    rows, places = np.nonzero(samples.history >= 0)
-    offsets = np.zeros(len(samples) + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=len(samples)), out=offsets[1:])
-    context: dict[str, pa.Array] = {}
-    users: dict[str, pa.Array] = {}
-    for place, feature in enumerate(features.categories):
-        if feature.source != "time":
-            column = ids[feature.table].keys_of(samples.categories[:, place])
-            (context if feature.source == "context" else users)[feature.name] = column
-    for place, feature in enumerate(features.numbers):
-        if feature.source != "time":
-            column = pa.array(samples.numbers[:, place], from_pandas=True)
-            (context if feature.source == "context" else users)[feature.name] = column
+def moments_of(
+    config: ModelConfig,
+    samples: Samples,
+    ids: Mapping[str, IdTable],
+    features: FeatureColumns,
+    history: HistoryTable,
+    histories: Mapping[str, HistoryTable],
+) -> Moments:
+    """The moments of samples with IDs as keys: histories as of each moment (times to the second), features
+    as the columns they came from.
+    """
+
+    def lists(table: HistoryTable, length: int) -> HistoryLists:
+        items, age_s = table.read(samples.user, samples.ts_ms, samples.request, length)
+        known = items >= 0
+        offsets = np.zeros(len(samples) + 1, np.int64)
+        np.cumsum(known.sum(axis=1), out=offsets[1:])
+        times = samples.ts_ms[:, None] - age_s.astype(np.int64) * 1000
+        return HistoryLists(ids["item"].keys_of(items[known]), offsets, times[known])
+
+    main = lists(history, max(config.history_length, config.own_items))
+    columns = features.columns_of(samples.categories, samples.numbers, ids)
     return Moments(
         user_id=ids["user"].keys_of(samples.user),
         ts_ms=samples.ts_ms,
-        history_id=ids["item"].keys_of(samples.history[rows, places]),
-        history_offsets=offsets,
-        history_ts_ms=(samples.ts_ms[:, None] - samples.history_age_s.astype(np.int64) * 1000)[rows, places],
-        context=context,
-        user_attributes=users,
+        history_id=main.id,
+        history_offsets=main.offsets,
+        history_ts_ms=main.ts_ms,
+        context={name: column for (source, name), column in columns.items() if source == "context"},
+        user_attributes={name: column for (source, name), column in columns.items() if source == "user"},
+        histories={name: lists(histories[name], further.length) for name, further in config.histories.items()},
     )

@@ -1,5 +1,5 @@
-"""One recall model that learns: its ID tables, features, towers, optimizers, histories and frequency
-estimator.
+"""One recall model that learns: its ID tables, features, towers, optimizers, histories, item popularity and
+frequency estimator.
 """
 
 from __future__ import annotations
@@ -23,19 +23,25 @@ from models.architecture import (
 from models.arrays import BoolArray, Float32Array, Int64Array, Tensors
 from models.catalogue_columns import CatalogueColumns
 from models.dense_adam import DenseAdam
-from models.encoding import encode_users, moments_of
+from models.encoding import encode_queries, moments_of
+from models.features import local_midnight_ms
 from models.frequency import FrequencyEstimator
+from models.hard_negatives import HardNegatives
 from models.history import HistoryTable
+from models.item_popularity import ItemPopularity
 from models.item_store import ItemStore
+from models.lookup import Rows
 from models.model_config import DAY_MS, FeatureConfig, ModelConfig
 from models.moments import Moments
 from models.preparation import Preparation
 from models.published import PublishedModel
-from models.samplers import UnigramSampler
+from models.query import Queries
+from models.samplers import LearnedUnigramSampler
 from models.samples import Samples
-from models.steps import Rows, Stepper, StepPlan
+from models.steps import ModelParts
 from models.table_names import ids_name
 from models.tables import Tables
+from models.training import Progress, Training
 
 __all__ = [
     "CatalogueColumns",
@@ -45,17 +51,22 @@ __all__ = [
     "ModelFiles",
     "Moments",
     "PublishedModel",
+    "Queries",
     "Samples",
     "Tensors",
     "TouchedRows",
 ]
+
+_SKIPPED = 64
+"""Events kept beyond what is read: a reader passes over those of its own instant."""
+_LONGEST_GAP_S = 100_000_000
 
 
 @dataclass(frozen=True)
 class TouchedRows:
     """Rows of one table that changed since the last clear_touched().
 
-    keys: string[n]; rows: float32[n, E] embedding rows; vectors: float32[n, D] re-encoded item vectors, only
+    keys: string[n]; rows: float32[n, E] embedding rows; vectors: float32[n, W] re-encoded item vectors, only
     for "item".
     """
 
@@ -74,29 +85,45 @@ class Learner:
         self._tables = Tables(config, self.features)
         self._request_features, self._item_features = feature_sides(config, self.features)
         self._items = ItemStore(self._item_features)
-        self._history = HistoryTable(2 * config.history_length)
+        self._history = HistoryTable(config.read_length + _SKIPPED)
+        self._histories = {
+            name: HistoryTable(kinds.length + _SKIPPED) for name, kinds in config.histories.items()
+        }
         self._estimator = FrequencyEstimator()
+        self._popularity = ItemPopularity(config.popularity_half_lives_h, config.popularity_floor)
+        self._sampler = LearnedUnigramSampler(config.seed)
+        self.rejects = HardNegatives()
         self._model = build_model(config, self._request_features, self._item_features)
         self._adam = DenseAdam(self._model, config.lr_dense)
         self._touched: dict[str, BoolArray] = {}
-        self._steps = 0
-        self._passes = 0
+        self._anchor_ms = 0
+        self._newest_ms = 0
         self._wire()
 
     def _wire(self) -> None:
         """Join the parts; again after load() has replaced some."""
         self._preparation = Preparation(
-            self.config, self._request_features, self._tables, self._items, self._history
+            self.config,
+            self._request_features,
+            self._tables,
+            self._items,
+            self._history,
+            self._histories,
         )
-        self._stepper = Stepper(
+        parts = ModelParts(
             self.config,
             self._model,
             self._tables,
             self._request_features,
-            self._items,
-            self._estimator,
             self._item_features,
+            self._items,
+            self._history,
+            self._histories,
+            self._estimator,
+            self._popularity,
         )
+        self._model.eval()
+        self._training = Training(parts, self._adam, self.rejects, self._sampler)
 
     @classmethod
     def fresh(cls, config: ModelConfig, features: Sequence[FeatureConfig] = ()) -> Learner:
@@ -115,12 +142,20 @@ class Learner:
         learner._item_features.restore(parts["item_numbers"])
         learner._items.restore(parts["item_attributes"])
         learner._history = HistoryTable.from_state(parts["history"])
+        learner._histories = {
+            further: HistoryTable.from_state(parts[f"history.{further}"]) for further in learner._histories
+        }
         learner._estimator = FrequencyEstimator.from_state(parts["frequency"])
+        learner._popularity = ItemPopularity.from_state(parts["popularity"])
+        learner._sampler = LearnedUnigramSampler.from_state(parts["sampler"])
+        learner.rejects = HardNegatives.from_state(parts["rejects"])
         restore_weights(learner._model, parts["dense"])
         learner._adam.restore(parts["dense"])
         learner._wire()
-        learner._steps, learner._passes, taken, made = (int(value) for value in parts["progress"]["counters"])
-        learner._preparation.events_taken, learner._preparation.samples_made = taken, made
+        counters = [int(value) for value in parts["progress"]["counters"]]
+        learner._training.steps, learner._training.passes = counters[:2]
+        learner._preparation.events_taken, learner._preparation.samples_made = counters[2:4]
+        learner._anchor_ms, learner._newest_ms = counters[4:6]
         for table, flags in parts["touched"].items():
             learner._touched[table] = np.array(flags, np.bool_)
         return learner
@@ -135,151 +170,111 @@ class Learner:
 
     def _part_names(self) -> list[str]:
         fixed = [
-            "request_numbers",
-            "item_numbers",
-            "item_attributes",
-            "history",
-            "frequency",
-            "dense",
-            "progress",
-            "touched",
-        ]
-        return [f"table.{name}" for name in self._tables.rows] + fixed
+            "request_numbers", "item_numbers", "item_attributes", "history", "frequency", "popularity",
+            "sampler", "rejects", "dense", "progress", "touched",
+        ]  # fmt: skip
+        further = [f"history.{name}" for name in self._histories]
+        return [f"table.{name}" for name in self._tables.rows] + further + fixed
 
     def save(self) -> dict[str, Tensors]:
         """Everything load() needs: part -> tensors; the bundle keeps a part as
         `models/<name>/<part>.safetensors`.
         """
-        preparation = self._preparation
-        counters = [self._steps, self._passes, preparation.events_taken, preparation.samples_made]
-        return self._tables.state() | {
-            "request_numbers": self._request_features.state(),
-            "item_numbers": self._item_features.state(),
-            "item_attributes": self._items.state(),
-            "history": self._history.state(),
-            "frequency": self._estimator.state(),
-            "dense": dense_weights(self._model) | self._adam.state(),
-            "progress": {"counters": np.array(counters, np.int64)},
-            "touched": {table: flags.astype(np.uint8) for table, flags in self._touched.items()},
-        }
+        preparation, training = self._preparation, self._training
+        counters = [training.steps, training.passes, preparation.events_taken, preparation.samples_made]
+        counters += [self._anchor_ms, self._newest_ms]
+        histories = {f"history.{name}": table.state() for name, table in self._histories.items()}
+        return (
+            self._tables.state()
+            | histories
+            | {
+                "request_numbers": self._request_features.state(),
+                "item_numbers": self._item_features.state(),
+                "item_attributes": self._items.state(),
+                "history": self._history.state(),
+                "frequency": self._estimator.state(),
+                "popularity": self._popularity.state(),
+                "sampler": self._sampler.state(),
+                "rejects": self.rejects.state(),
+                "dense": dense_weights(self._model) | self._adam.state(),
+                "progress": {"counters": np.array(counters, np.int64)},
+                "touched": {table: flags.astype(np.uint8) for table, flags in self._touched.items()},
+            }
+        )
 
     def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> None:
-        """Take in events that are not trained on: IDs, attributes and histories move on, no rows are trained.
+        """Take in events that are not trained on: IDs, attributes, histories and popularity move on, no rows
+        are trained.
 
-        Same input as prepare(); prepare() = observe() + the samples.
+        Same input as prepare(); prepare() = observe() + the samples' features.
         """
-        self._preparation.take(events, catalogue, with_samples=False)
+        self._take(events, catalogue, with_samples=False)
 
     def prepare(self, events: pa.Table, catalogue: CatalogueColumns) -> Samples:
-        """Samples of the next events in canonical order; advances IDs, attributes and histories.
+        """Samples of the next events in canonical order; advances IDs, attributes, histories, popularity.
 
         events: columns user_id, item_id (key texts), kind, scene, request_id, ts_ms, and context (map, may
         be absent).
-            Only `config.positives` with an item become samples, one per (user, request, item); others are
-            ignored here.
+            Only `config.positives` with an item become samples, one per (user, request, item); kinds of
+            further histories only go there, and others are ignored.
         Every sample sees its user's history as of its moment (earlier ts, other requests). Samples refer to
-        entries: use them before the next expire().
+        entries and histories: use them before the next expire().
         """
-        return self._preparation.take(events, catalogue, with_samples=True)
+        return self._take(events, catalogue, with_samples=True)
+
+    def _take(self, events: pa.Table, catalogue: CatalogueColumns, with_samples: bool) -> Samples:
+        samples = self._preparation.take(events, catalogue, with_samples)
+        if len(samples):
+            self._newest_ms = max(self._newest_ms, int(samples.ts_ms.max()))
+            self._popularity.observe(samples.item.astype(np.int64), samples.ts_ms)
+        return samples
 
     def target_keys(self, samples: Samples) -> pa.Array:
         """The targets' item keys, string[n]."""
         return self._tables.ids["item"].keys_of(samples.item.astype(np.int64))
 
     def train_full(
-        self,
-        samples: Samples,
-        order: Int64Array | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        self, samples: Samples, order: Int64Array | None = None, progress: Progress | None = None
     ) -> float:
         """One epoch over `samples` in `order` (int64[n] positions; None = a shuffle by seed and passes made).
 
         Trains every table and the dense layers. progress(samples done, of all) after each step. Returns the
         mean loss, nan for no samples. For the first training call it `config.epochs_first` times.
         """
-        if len(samples) == 0:
-            return float("nan")
-        config = self.config
-        if order is None:
-            order = np.random.Generator(np.random.Philox(key=[config.seed, self._passes])).permutation(
-                len(samples)
-            )
-        raw = self._request_features.with_age(samples.numbers, samples.ts_ms.max() - samples.ts_ms)
-        self._request_features.fit(raw)
-        self._item_features.fit(self._items.numbers)
-        self._tables.spread(set(self._tables.rows) - {"user"})
-        rate = 1.0 if self._passes < config.epochs_first else config.warm_rate
-        for rows in self._tables.rows.values():
-            rows.set_lr(rate * config.lr_rows)
-        self._adam.set_lr(rate * config.lr_dense)
-        plan = StepPlan(
-            trained=frozenset(self._tables.rows),
-            in_batch=config.kind == "two_tower",
-            sampler=self._sampler(),
-            numbers=self._request_features.standardised(raw),
-            item_numbers=self._item_features.standardised(self._items.numbers),
-            user_dropout=config.id_dropout,
-            item_dropout=config.item_dropout if config.kind == "two_tower" else 0.0,
-            salt=self._passes,
-        )
-        total = 0.0
-        self._model.requires_grad_(True)
-        for start in range(0, len(order), config.batch_size):
-            positions = order[start : start + config.batch_size]
-            self._adam.zero_grad()
-            loss, _ = self._stepper.step(samples.take(positions), positions, plan, self._steps)
-            self._adam.step()
-            self._steps += 1
-            total += loss * len(positions)
-            if progress is not None:
-                progress(start + len(positions), len(order))
-        self._passes += 1
-        return total / len(order)
+        return self._training.full(samples, order, progress, self._ranking())
 
-    def train_incremental(self, samples: Samples) -> float:
+    def train_incremental(self, samples: Samples, everything: bool = False) -> float:
         """One pass in order over one interval's samples; moves `config.trained_tables` only (row 0 never).
 
+        everything: every table and the dense weights move; only to measure what that is worth.
         Returns the mean loss, nan for no samples.
         """
-        if len(samples) == 0:
-            return float("nan")
-        config = self.config
-        trained = frozenset(config.trained_tables)
-        plan = StepPlan(
-            trained=trained,
-            in_batch=False,  # an hour's own items are few and biased: draw negatives from the corpus
-            sampler=self._sampler(),
-            numbers=self._request_features.standardised(samples.numbers),
-            item_numbers=self._item_features.standardised(self._items.numbers),
-            user_dropout=0.0,
-            item_dropout=0.0,
-            salt=0,
-        )
-        for table in trained:
-            self._tables.rows[table].set_lr(config.lr_rows_incremental)
-        self._model.requires_grad_(False)
-        total = 0.0
-        for start in range(0, len(samples), config.batch_size_incremental):
-            places = slice(start, min(start + config.batch_size_incremental, len(samples)))
-            batch = samples.take(places)
-            with self._tables.cold_rows_kept(trained):
-                loss, rows = self._stepper.step(batch, places, plan, self._steps)
-            self._steps += 1
-            total += loss * len(batch)
-            self._mark(rows)
-        return total / len(samples)
+        loss = self._training.incremental(samples, everything, self._mark)
+        if self.config.popularity_dims and len(samples):
+            self._mark({"item": [self._tables.ids["item"].rows(samples.item)]})
+        return loss
 
-    def _sampler(self) -> UnigramSampler:
-        ids = self._tables.ids["item"]
-        live = ids.live_entries()
-        live = live[ids.entry_rows[live] > 0]
-        return UnigramSampler(
-            live, ids.counts(live), ids.entry_capacity, self.config.negative_power, self.config.seed
-        )
+    @property
+    def resampled(self) -> dict[str, int]:
+        """Samples that the last full training dropped or repeated, by reason."""
+        return dict(self._training.resampled)
+
+    def rebase(self, watermark_ms: int) -> None:
+        """A bundle begins here: nothing is touched yet, and item popularity is counted in this moment's
+        frame, which deltas keep: between two bundles only items with new events change.
+        """
+        self._touched = {}
+        self._anchor_ms = watermark_ms
+
+    @property
+    def _shipped(self) -> frozenset[str]:
+        """Tables whose changes a delta carries."""
+        with_items = {"item"} if self.config.popularity_dims else set()
+        return frozenset(self.config.published_tables) | with_items
 
     def _mark(self, touched: Rows) -> None:
         for table, parts in touched.items():
-            if table in self.config.published_tables:
+            if table in self._shipped:
                 rows = self._tables.rows[table].rows
                 flags = self._touched.get(table, np.zeros(0, np.bool_))
                 if len(flags) < rows:
@@ -290,9 +285,12 @@ class Learner:
                 self._touched[table] = flags
 
     def touched(self) -> dict[str, TouchedRows]:
-        """Per published table, the rows that incremental steps moved since clear_touched(), by entry."""
+        """Per shipped table, what incremental steps moved since clear_touched(), by entry.
+
+        Item popularity counts as a change of the item.
+        """
         answer: dict[str, TouchedRows] = {}
-        for table in self.config.published_tables:
+        for table in sorted(self._shipped):
             flags = self._touched.get(table, np.zeros(0, np.bool_))
             ids = self._tables.ids[ids_name(table)]
             entries = ids.live_entries()
@@ -310,9 +308,11 @@ class Learner:
     def expire(self, now_ms: int) -> dict[str, pa.Array]:
         """Remove IDs unseen for `config.expire_after_days`; "user" and "item" -> removed keys (tombstones).
 
-        They leave every history, the item attributes and the touched set with them.
+        They leave every history, the item attributes, the touched set and the counts with them. Histories
+        are cut to what will be read.
         """
         before_ms = now_ms - int(self.config.expire_after_days * DAY_MS)
+        histories = [self._history, *self._histories.values()]
         removed: dict[str, pa.Array] = {}
         for name in ("user", "item"):
             removed[name], entries, rows = self._tables.expire(name, before_ms)
@@ -320,31 +320,43 @@ class Learner:
                 if ids_name(table) == name:
                     flags[rows[rows < len(flags)]] = False
             if len(entries) and name == "user":
-                self._history.drop_users(entries)
+                for history in histories:
+                    history.drop_users(entries)
             elif len(entries):
-                self._history.drop_items(entries, self._tables.ids["item"].entry_capacity)
+                for history in histories:
+                    history.drop_items(entries, self._tables.ids["item"].entry_capacity)
                 self._items.drop(entries)
+                self._popularity.drop_items(entries)
+                self._sampler.drop(entries)
+        for history in histories:
+            history.trim()
+        self._popularity.trim(now_ms)
         return removed
 
     def item_vectors(self) -> tuple[pa.Array, Float32Array]:
-        """Every servable item (one with a row): keys string[N] and vectors float32[N, D] (inner product)."""
+        """Every servable item (one with a row): keys string[N] and vectors float32[N, W] (inner product)."""
         ids = self._tables.ids["item"]
         live = ids.live_entries()
         live = live[ids.entry_rows[live] > 0]
         return ids.keys_of(live), self._encode(live)
 
     def _encode(self, entries: Int64Array) -> Float32Array:
-        """Item vectors float32[n, D], in chunks that bound the memory."""
-        vectors = np.empty((len(entries), self.config.dim), np.float32)
+        """Item vectors float32[n, W], in chunks that bound the memory."""
+        dim = self.config.dim
+        vectors = np.empty((len(entries), dim + self.config.popularity_dims), np.float32)
         numbers = self._item_features.standardised(self._items.numbers)
         for start in range(0, len(entries), 65_536):
             chunk = entries[start : start + 65_536]
-            vectors[start : start + len(chunk)] = self._stepper.encode_items(chunk, numbers)
+            vectors[start : start + len(chunk), :dim] = self._training.stepper.encode_items(chunk, numbers)
+        if self.config.popularity_dims:
+            anchor = self._anchor_ms or local_midnight_ms(self._newest_ms, self.config.day_timezone)
+            now, frame = np.array([self._newest_ms + 1]), np.array([anchor])
+            vectors[:, dim:] = self._popularity.values(entries, now, frame)[0]
         return vectors
 
-    def user_vectors(self, moments: Moments) -> Float32Array:
-        """float32[N, D] for the moments; reads only."""
-        return encode_users(self.config, self._request_features, self._model, moments, self._rows_of)
+    def queries(self, moments: Moments) -> Queries:
+        """What the model asks for at the moments; reads only."""
+        return encode_queries(self.config, self._request_features, self._model, moments, self._rows_of)
 
     def _rows_of(self, table: str, keys: pa.StringArray) -> torch.Tensor:
         ids = self._tables.ids[ids_name(table)]
@@ -356,4 +368,22 @@ class Learner:
         """
         if positions is not None:
             samples = samples.take(positions)
-        return moments_of(samples, self._tables.ids, self._request_features)
+        return moments_of(self.config, samples, self._tables.ids, self._request_features, self._history, self._histories)
+
+    def _ranking(self) -> Callable[[Samples], Float32Array]:
+        """Scores float32[n, entries] of samples against all items by item entry, -inf for what has no row."""
+        ids = self._tables.ids["item"]
+        vectors: list[tuple[Int64Array, Float32Array]] = []
+
+        def scores(samples: Samples) -> Float32Array:
+            if not vectors:
+                live = ids.live_entries()
+                live = live[ids.entry_rows[live] > 0]
+                vectors.append((live, self._encode(live)))
+            live, v_NW = vectors[0]
+            queries = self.queries(self.moments(samples))
+            found = np.full((len(samples), ids.entry_capacity), -np.inf, np.float32)
+            found[:, live] = (queries.flat @ v_NW.T).reshape(*queries.vectors.shape[:2], -1).max(1)
+            return found
+
+        return scores

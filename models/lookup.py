@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.arrays import Float32Array, Int32Array, Int64Array
+from models.key_bags import slot_bags
 from models.tables import Tables
 
 Rows = dict[str, list[Int64Array]]
@@ -56,13 +57,11 @@ class Lookup:
 
     def slots(self, table: str, entries: Int32Array) -> Wanted:
         """Mean of the known entries of int32[n, slots] (-1 = none), the cold row where none is known."""
+        ids = self._tables.ids[table]
         if entries.shape[1] == 1:
-            return self.single(table, self._tables.ids[table].rows(entries[:, 0]))
-        used = entries >= 0
-        used[~used.any(1), 0] = True  # an unknown entry has the cold row
-        counts = used.sum(1).astype(np.int64)
-        weights = np.repeat(1.0 / counts, counts).astype(np.float32)
-        return self._ask(table, self._tables.ids[table].rows(entries[used]), counts, weights)
+            return self.single(table, ids.rows(entries[:, 0]))
+        known, offsets, weights = slot_bags(entries)
+        return self._ask(table, ids.rows(known), np.diff(offsets), weights)
 
     def _ask(self, table: str, rows: Int64Array, counts: Int64Array, weights: Float32Array) -> Wanted:
         wanted = Wanted(len(counts))

@@ -1,67 +1,86 @@
-"""One gradient step over a batch of samples: one lookup per table, the loss, and who may move."""
+"""One gradient step over a batch of samples: the rows it reads, the scores of its candidates, the loss.
+
+Shapes: B rows, T positives of a row, K shared negatives, n negatives of a row alone, U distinct items,
+V user vectors, D their width, P popularity dims.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.architecture import RecallModel
 from models.arrays import Float32Array, Int64Array
-from models.features import FeatureColumns
+from models.candidates import Candidates, Negatives, draw_candidates
+from models.features import FeatureColumns, local_ms
 from models.frequency import FrequencyEstimator
+from models.history import HistoryTable
+from models.item_popularity import ItemPopularity
 from models.item_store import ItemStore
-from models.losses import in_batch_softmax, sampled_softmax
-from models.model_config import ModelConfig
+from models.losses import (
+    corrected_softmax,
+    listwise,
+    nce_loss,
+    pairwise_hinge,
+    pairwise_logistic,
+    pointwise_bce,
+)
+from models.hard_negatives import online_hard
+from models.lookup import Lookup, Rows
+from models.model_config import DAY_MS, ModelConfig
+from models.own_items import OwnItems, own_features
 from models.pooling import history_bags
-from models.samplers import UnigramSampler, uniform_by_key
+from models.samplers import uniform_by_key
 from models.samples import Samples
 from models.tables import Tables
-from models.towers import ItemInputs, UserInputs
+from models.towers import HistorySequence, ItemInputs, UserInputs, sequence_inputs
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """How the batches of one training call are stepped.
 
-    trained: tables whose rows move; in_batch: negatives are the batch's own items, else drawn by `sampler`;
-    numbers: float32[N, M] standardised request numbers by sample position; item_numbers: float32[items, M']
-    by item entry.
-    user_dropout / item_dropout: share of rows that use the cold row; salt: varies the dropout between passes.
+    trained: tables whose rows move; numbers: float32[N, M] standardised request numbers by sample position;
+    item_numbers: float32[items, M'] by item entry; companions: int64[N, T-1] further positives (item
+    entries, -1 = none) by sample position; offline: int64[N, n] offline hard negatives by sample position,
+    or None. user_dropout / item_dropout: share of rows that use the cold row.
     """
 
     trained: frozenset[str]
-    in_batch: bool
-    sampler: UnigramSampler | None
+    negatives: Negatives
     numbers: Float32Array
     item_numbers: Float32Array
+    companions: Int64Array
+    offline: Int64Array | None
     user_dropout: float
     item_dropout: float
-    salt: int
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What a step works on, all of one model."""
+
+    config: ModelConfig
+    model: RecallModel
+    tables: Tables
+    features: FeatureColumns
+    item_features: FeatureColumns
+    items: ItemStore
+    history: HistoryTable
+    histories: Mapping[str, HistoryTable]
+    estimator: FrequencyEstimator
+    popularity: ItemPopularity
 
 
 class Stepper:
     """Runs forward and backward passes; fused row updates happen in backward, dense ones are the caller's."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        model: nn.Module,
-        tables: Tables,
-        features: FeatureColumns,
-        items: ItemStore,
-        estimator: FrequencyEstimator,
-        item_features: FeatureColumns,
-    ) -> None:
-        self._config = config
-        self._model = model
-        self._tables = tables
-        self._features = features
-        self._items = items
-        self._estimator = estimator
-        self._item_features = item_features
+    def __init__(self, parts: ModelParts) -> None:
+        self._parts = parts
 
     def step(
         self, batch: Samples, positions: Int64Array | slice, plan: StepPlan, number: int
@@ -70,133 +89,230 @@ class Stepper:
 
         Returns the mean loss and the rows read from trained tables.
         """
+        parts, config = self._parts, self._parts.config
         targets = batch.item.astype(np.int64)
-        self._estimator.observe(targets)
-        if plan.in_batch:
-            items = targets
-        else:
-            if plan.sampler is None:
-                raise ValueError("step: negatives outside the batch need a sampler")
-            items = np.concatenate([targets, plan.sampler.draw(self._config.negatives, number)])
-        lookup = _Lookup(self._tables, plan.trained)
-        users = self._user_inputs(batch, plan, positions, lookup)
-        pooled, item_rows = self._history_and_items(batch, items, plan, lookup)
-        u_BD = self._model.user_vectors(users(pooled))  # type: ignore[operator]
-        v_ND = self._model.item_vectors(self._item_inputs(item_rows, items, plan, lookup))  # type: ignore[operator]
-        loss = self._loss(u_BD, v_ND, items, batch, plan)
+        parts.estimator.observe(targets)
+        trues_BT = np.concatenate([targets[:, None], plan.companions[positions]], axis=1)
+        own = self._own(batch)
+        offline = None if plan.offline is None else plan.offline[positions]
+        candidates = draw_candidates(
+            config, batch, trues_BT, own, offline, plan.negatives, parts.estimator, number
+        )
+        lookup = Lookup(parts.tables, plan.trained)
+        users = self._users(batch, positions, plan, lookup)
+        items = self._items(candidates.entries, plan, lookup, number)
+        lookup.run()
+        inputs = users()
+        v_UD = parts.model.towers.item_vectors(items())
+        u_BVD = parts.model.towers.user_vectors(inputs)
+        u_BD = parts.model.towers.for_target(u_BVD, v_UD[torch.from_numpy(candidates.positive[:, 0])])
+        loss = self._loss(batch, candidates, inputs, u_BD, v_UD)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach()), lookup.touched
 
     def encode_items(self, entries: Int64Array, item_numbers: Float32Array) -> Float32Array:
         """Item vectors float32[n, D] of entries; item_numbers: standardised, by item entry."""
         nothing = np.empty((0, 0), np.float32)
-        plan = StepPlan(frozenset(), False, None, nothing, item_numbers, 0.0, 0.0, 0)
-        lookup = _Lookup(self._tables, plan.trained)
+        plan = StepPlan(
+            frozenset(), Negatives(None, None, 0), nothing, item_numbers, np.empty((0, 0), np.int64), None,
+            0.0, 0.0,
+        )  # fmt: skip
+        lookup = Lookup(self._parts.tables, plan.trained)
         with torch.no_grad():
-            rows = lookup.single("item", self._tables.ids["item"].rows(entries))
-            inputs = self._item_inputs(rows, entries, plan, lookup)
-            vectors: Float32Array = self._model.item_vectors(inputs).numpy()  # type: ignore[operator]
+            items = self._items(entries, plan, lookup, 0)
+            lookup.run()
+            vectors: Float32Array = self._parts.model.towers.item_vectors(items()).numpy()
         return vectors
 
-    def _loss(self, u_BD: Tensor, v_ND: Tensor, items: Int64Array, batch: Samples, plan: StepPlan) -> Tensor:
-        config = self._config
-        b = len(batch)
-        weight_B = torch.from_numpy(batch.weight)
-        tau = config.tau if config.kind == "two_tower" else 1.0
-        item_N = torch.from_numpy(items)
-        if plan.in_batch:
-            log_q_B = torch.from_numpy(np.log(self._estimator.probability(items)).astype(np.float32))
-            return in_batch_softmax(u_BD, v_ND, log_q_B, item_N, weight_B, tau, config.negatives)
-        if plan.sampler is None:
-            raise ValueError("step: negatives outside the batch need a sampler")
-        log_expected = torch.from_numpy(plan.sampler.log_expected(items, config.negatives))
-        hits = item_N[:b, None] == item_N[None, b:]
-        return sampled_softmax(
-            u_BD, v_ND[:b], v_ND[b:], log_expected[:b], log_expected[b:], hits, weight_B, tau
-        )
+    def _own(self, batch: Samples) -> OwnItems | None:
+        if not self._parts.config.own_items:
+            return None
+        return self._parts.history.own(batch.user, batch.ts_ms, batch.request, self._parts.config.own_items)
 
-    def _user_inputs(
-        self, batch: Samples, plan: StepPlan, positions: Int64Array | slice, lookup: _Lookup
-    ) -> Callable[[tuple[Tensor, Tensor]], UserInputs]:
-        rows = self._tables.ids["user"].rows(batch.user)
+    def _users(
+        self, batch: Samples, positions: Int64Array | slice, plan: StepPlan, lookup: Lookup
+    ) -> Callable[[], UserInputs]:
+        """Ask for the rows of the user side; the answer builds the tower's inputs once they are there."""
+        parts, config = self._parts, self._parts.config
+        rows = parts.tables.ids["user"].rows(batch.user)
         if plan.user_dropout > 0:
-            rows = np.where(uniform_by_key(batch.sequence, 2 * plan.salt) < plan.user_dropout, 0, rows)
-        user = lookup.single("user", rows)
+            dropped = uniform_by_key(batch.sequence, 2 * plan.negatives.salt) < plan.user_dropout
+            rows = np.where(dropped, 0, rows)
+        user = lookup.single("user", rows) if config.user_row else None
+        history = self._history(batch, parts.history, config.history_length, lookup, config.use_history)
+        pooled = {
+            name: self._history(batch, parts.histories[name], kinds.length, lookup, True, sequence=False)
+            for name, kinds in config.histories.items()
+        }
         categories = [
-            lookup.single(feature.table, self._tables.ids[feature.table].rows(batch.categories[:, place]))
-            for place, feature in enumerate(self._features.categories)
+            lookup.slots(feature.table, batch.categories[:, parts.features.layout[feature.table]])
+            for feature in parts.features.categories
         ]
         numbers = torch.from_numpy(plan.numbers[positions])
 
-        def complete(pooled: tuple[Tensor, Tensor]) -> UserInputs:
-            return UserInputs(user, pooled[0], pooled[1], categories, numbers)
+        def complete() -> UserInputs:
+            vector, size, sequence = history()
+            return UserInputs(
+                user=torch.zeros(len(batch), config.id_dim) if user is None else user.value,
+                history=vector,
+                history_size=size,
+                pooled={name: bags()[0] for name, bags in pooled.items()},
+                categories=[wanted.value for wanted in categories],
+                numbers=numbers,
+                sequence=sequence,
+            )
 
         return complete
 
-    def _history_and_items(
-        self, batch: Samples, items: Int64Array, plan: StepPlan, lookup: _Lookup
-    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """((pooled history [B, E], its size [B]), item rows [N, E])."""
-        ids = self._tables.ids["item"]
-        flat, offsets, weights = history_bags(
-            batch.history, batch.history_age_s, self._config.history_half_life_days
-        )
-        flat = ids.entry_rows[flat]
+    def _history(
+        self,
+        batch: Samples,
+        history: HistoryTable,
+        length: int,
+        lookup: Lookup,
+        used: bool,
+        sequence: bool = True,
+    ) -> Callable[[], tuple[Tensor, Tensor, HistorySequence | None]]:
+        """(pooled rows [B, E], items pooled [B], the rows one by one where the towers want them)."""
+        parts, config = self._parts, self._parts.config
+        b = len(batch)
+        if not used:
+            nothing = torch.zeros(b, config.id_dim), torch.zeros(b), None
+            return lambda: nothing
+        items_BL, age_s_BL = history.read(batch.user, batch.ts_ms, batch.request, length)
+        table = "item" if config.shared_items else "history_item"
+        if sequence and parts.model.towers.needs_sequence:
+            mask_BL = items_BL >= 0
+            single = lookup.single(table, parts.tables.ids["item"].rows(items_BL[mask_BL]))
+            return lambda: sequence_inputs(single.value, mask_BL, age_s_BL)
+        flat, offsets, weights = history_bags(items_BL, age_s_BL, config.history_half_life_days)
+        bags = lookup.bags(table, parts.tables.ids["item"].rows(flat), offsets, weights)
         size = torch.from_numpy(np.diff(offsets).astype(np.float32))
-        rows = ids.rows(items)
-        if plan.item_dropout > 0:
-            drop = uniform_by_key(batch.sequence, 2 * plan.salt + 1) < plan.item_dropout
-            rows[: len(batch)] = np.where(drop, 0, rows[: len(batch)])
-        if not self._config.shared_items:
-            return (lookup.bags("history_item", flat, offsets, weights), size), lookup.single("item", rows)
-        if "item" not in plan.trained:
-            return (lookup.bags("item", flat, offsets, weights), size), lookup.single("item", rows)
-        both = lookup.bags(
-            "item",
-            np.concatenate([flat, rows]),
-            np.concatenate([offsets, offsets[-1] + np.arange(1, len(rows) + 1)]),
-            np.concatenate([weights, np.ones(len(rows), np.float32)]),
-        )
-        return (both[: len(batch)], size), both[len(batch) :]
+        return lambda: (bags.value, size, None)
 
-    def _item_inputs(
-        self, item_rows: Tensor, items: Int64Array, plan: StepPlan, lookup: _Lookup
-    ) -> ItemInputs:
+    def _items(
+        self, entries: Int64Array, plan: StepPlan, lookup: Lookup, number: int
+    ) -> Callable[[], ItemInputs]:
+        parts = self._parts
+        rows = parts.tables.ids["item"].rows(entries)
+        if plan.item_dropout > 0 and parts.config.has_item_tower:
+            rows = np.where(uniform_by_key(entries, number) < plan.item_dropout, 0, rows)
+        item = lookup.single("item", rows)
         categories = []
-        if self._config.kind == "two_tower":
+        if parts.config.has_item_tower:
             categories = [
-                lookup.single(
-                    feature.table, self._tables.ids[feature.table].rows(self._items.categories[items, place])
+                lookup.slots(
+                    feature.table, parts.items.categories[entries, parts.item_features.layout[feature.table]]
                 )
-                for place, feature in enumerate(self._item_features.categories)
+                for feature in parts.item_features.categories
             ]
-        return ItemInputs(item_rows, categories, torch.from_numpy(plan.item_numbers[items]))
+        numbers = torch.from_numpy(plan.item_numbers[entries])
+        return lambda: ItemInputs(item.value, [wanted.value for wanted in categories], numbers)
+
+    def _loss(
+        self, batch: Samples, candidates: Candidates, inputs: UserInputs, u_BD: Tensor, v_UD: Tensor
+    ) -> Tensor:
+        config = self._parts.config
+        scores = self._scores(batch, candidates, inputs, u_BD, v_UD)
+        weight_B = torch.from_numpy(batch.weight)
+        shared_hit = torch.from_numpy(candidates.shared_hit)
+        rows_hit = torch.from_numpy(candidates.rows_hit)
+        if "online" in config.hard_negatives:
+            v_BD = v_UD[torch.from_numpy(candidates.positive[:, 0])]
+            place_Bn = torch.from_numpy(online_hard(u_BD, v_BD, batch.item.astype(np.int64), config.hard_per_row))
+            hard = torch.einsum("bd,bnd->bn", u_BD, v_BD[place_Bn.clamp_min(0)])
+            scores.rows = torch.cat([scores.rows, hard], dim=1)
+            rows_hit = torch.cat([rows_hit, place_Bn < 0], dim=1)
+        if config.loss == "pairwise_hinge":
+            return pairwise_hinge(scores.positive[:, 0], scores.rows, rows_hit, weight_B, config.margin)
+        if config.loss == "pairwise_logistic":
+            return pairwise_logistic(scores.positive[:, 0], scores.rows, rows_hit, weight_B, config.sigma)
+        positive, rows, shared = (part / config.tau for part in (scores.positive, scores.rows, scores.shared))
+        if config.loss == "pointwise":
+            return pointwise_bce(positive[:, 0], rows, rows_hit, weight_B, self._parts.model.head.offset)
+        if config.loss == "listwise":
+            return listwise(positive[:, 0], rows, rows_hit, weight_B)
+        expected_positive = torch.from_numpy(candidates.log_expected_positive)
+        negative = torch.cat(
+            [
+                shared - torch.from_numpy(candidates.log_expected_shared),
+                rows[:, : candidates.rows.shape[1]] - torch.from_numpy(candidates.log_expected_rows),
+                rows[:, candidates.rows.shape[1] :],
+            ],
+            dim=1,
+        )
+        hit = torch.cat([shared_hit, rows_hit], dim=1)
+        corrected = positive - expected_positive
+        if config.loss == "nce":
+            return nce_loss(corrected[:, 0], negative, hit, weight_B)
+        known = torch.from_numpy(candidates.known) if config.num_true > 1 else None
+        return corrected_softmax(
+            corrected if known is not None else corrected[:, 0], negative, hit, weight_B, known
+        )
+
+    def _scores(
+        self, batch: Samples, candidates: Candidates, inputs: UserInputs, u_BD: Tensor, v_UD: Tensor
+    ) -> _Scores:
+        """Scores of all candidates, in units of the similarity."""
+        config, head = self._parts.config, self._parts.model.head
+        v_BTD = v_UD[torch.from_numpy(candidates.positive)]
+        v_KD = v_UD[torch.from_numpy(candidates.shared)]
+        v_BnD = v_UD[torch.from_numpy(candidates.rows)]
+        scores = _Scores(
+            torch.einsum("bd,btd->bt", u_BD, v_BTD), u_BD @ v_KD.T, torch.einsum("bd,bnd->bn", u_BD, v_BnD)
+        )
+        if config.popularity_dims:
+            w_BP = config.tau * head.popularity_weights(inputs.side(config.history_length))
+            as_of, anchor = self._as_of(batch.ts_ms)
+            positive_BTP, rows_BnP = (
+                self._popularity_of(candidates.entries[places], as_of, anchor)
+                for places in (candidates.positive, candidates.rows)
+            )
+            scores.positive = scores.positive + (positive_BTP * w_BP[:, None]).sum(2)
+            scores.rows = scores.rows + (rows_BnP * w_BP[:, None]).sum(2)
+            if len(candidates.shared):
+                times, row_time = np.unique(as_of, return_inverse=True)
+                b_TKP = self._parts.popularity.values(
+                    candidates.entries[candidates.shared], times, self._as_of(times)[1]
+                )
+                b_BKP = torch.from_numpy(b_TKP)[torch.from_numpy(row_time)]
+                scores.shared = scores.shared + torch.einsum("bkp,bp->bk", b_BKP, w_BP)
+        if candidates.own is not None:
+            places = np.concatenate([candidates.own_positive, candidates.own_rows], axis=1)
+            added = config.tau * self._own_scores(candidates.own, places)
+            t = candidates.positive.shape[1]
+            scores.positive = scores.positive + added[:, :t]
+            scores.rows = scores.rows + added[:, t:]
+        return scores
+
+    def _own_scores(self, own: OwnItems, places_Bn: Int64Array) -> Tensor:
+        """[B, n] own score at places in `own`, 0 where there is none (-1)."""
+        held = places_Bn >= 0
+        scores = torch.zeros(places_Bn.shape)
+        features = torch.from_numpy(own_features(own)[places_Bn[held]])
+        return scores.masked_scatter(torch.from_numpy(held), self._parts.model.head.own_scores(features))
+
+    def _as_of(self, ts_ms: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """(moment of the counts that a server would have had, midnight before it), int64[n] each."""
+        config = self._parts.config
+        step_ms = 1000 * config.popularity_every_s
+        as_of = ts_ms // step_ms * step_ms
+        local = local_ms(as_of, config.day_timezone)
+        return as_of, as_of - local % DAY_MS
+
+    def _popularity_of(self, entries_Bn: Int64Array, as_of: Int64Array, anchor: Int64Array) -> Tensor:
+        """float32[B, n, P] of every row's own candidates at the row's moment."""
+        n = entries_Bn.shape[1]
+        flat = self._parts.popularity.values_at(
+            entries_Bn.ravel(), np.repeat(as_of, n), np.repeat(anchor, n)
+        )
+        return torch.from_numpy(flat.reshape(*entries_Bn.shape, -1))
 
 
-Rows = dict[str, list[Int64Array]]
-"""Table -> rows read in a step."""
+@dataclass
+class _Scores:
+    """positive [B, T], shared [B, K], rows [B, n]."""
 
-
-class _Lookup:
-    """Rows by table: through the fused update where a table is trained, plainly where it is frozen."""
-
-    def __init__(self, tables: Tables, trained: frozenset[str]) -> None:
-        self._tables = tables
-        self._trained = trained
-        self.touched: Rows = {}
-
-    def single(self, table: str, rows: Int64Array) -> Tensor:
-        """float32[n, E], one row each."""
-        if table in self._trained:
-            self.touched.setdefault(table, []).append(rows)
-            return self._tables.rows[table].trained(torch.from_numpy(rows), torch.arange(len(rows) + 1))
-        return self._tables.rows[table].weights[torch.from_numpy(rows)]
-
-    def bags(self, table: str, rows: Int64Array, offsets: Int64Array, weights: Float32Array) -> Tensor:
-        """float32[bags, E], weighted sums."""
-        embedding = self._tables.rows[table]
-        arguments = torch.from_numpy(rows), torch.from_numpy(offsets), torch.from_numpy(weights)
-        if table in self._trained:
-            self.touched.setdefault(table, []).append(rows)
-            return embedding.trained(*arguments)
-        return embedding.frozen(*arguments)
+    positive: Tensor
+    shared: Tensor
+    rows: Tensor

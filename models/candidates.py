@@ -1,0 +1,168 @@
+"""The items one training step scores: each row's positives, the negatives that all rows share, and those of
+each row alone (its own items, hard ones, or all of them where a loss compares row by row).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.arrays import BoolArray, Float32Array, Int64Array
+from models.frequency import FrequencyEstimator
+from models.hard_negatives import HardNegatives
+from models.model_config import PER_ROW_LOSSES, ModelConfig
+from models.own_items import OwnItems, own_hits, place_of, sampled_own
+from models.samplers import Sampler, per_row_others
+from models.samples import Samples
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of B rows. Places refer to `entries`; log expected counts are 0 where nothing is corrected.
+
+    entries: int64[U], distinct. positive: int64[B, T] places, known: bool[B, T] (a row may have fewer than
+    T). shared: int64[K]; shared_hit: bool[B, K], True where a shared negative is no negative of the row (a
+    positive of it, or one of its own items, which are drawn apart). rows: int64[B, n]; rows_hit: bool[B, n].
+    own_positive: int64[B, T] and own_rows: int64[B, n] are places in `own`, -1 for an item that is none.
+    """
+
+    entries: Int64Array
+    positive: Int64Array
+    known: BoolArray
+    shared: Int64Array
+    shared_hit: BoolArray
+    rows: Int64Array
+    rows_hit: BoolArray
+    log_expected_positive: Float32Array
+    log_expected_shared: Float32Array
+    log_expected_rows: Float32Array
+    own: OwnItems | None
+    own_positive: Int64Array
+    own_rows: Int64Array
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Where the negatives of one training call come from.
+
+    sampler: over the corpus; None = the batch's own items. rejects: what later stages turned down.
+    salt: varies the draws between passes.
+    """
+
+    sampler: Sampler | None
+    rejects: HardNegatives | None
+    salt: int
+
+
+def draw_candidates(
+    config: ModelConfig,
+    batch: Samples,
+    trues_BT: Int64Array,
+    own: OwnItems | None,
+    offline_Bn: Int64Array | None,
+    negatives: Negatives,
+    estimator: FrequencyEstimator,
+    step: int,
+) -> Candidates:
+    """Candidates of a batch. trues_BT: item entries, the target first, -1 = fewer than T.
+
+    offline_Bn: entries of offline hard negatives, or None. `step` keys the draws.
+    """
+    b = len(batch)
+    targets = trues_BT[:, 0]
+    shared, log_q = _shared(config, targets, negatives, step)
+    correct = config.logq and config.loss in ("softmax", "nce")
+    if correct and negatives.sampler is None:
+        k = np.log(max(len(shared), 1))
+        log_q = (np.log(estimator.probability(shared)) + k).astype(np.float32)
+        log_q_BT = (np.log(estimator.probability(np.maximum(trues_BT, 0).ravel())) + k).astype(np.float32)
+    elif correct and negatives.sampler is not None:
+        log_q_BT = negatives.sampler.log_expected(np.maximum(trues_BT, 0).ravel(), len(shared))
+    else:
+        log_q, log_q_BT = np.zeros(len(shared), np.float32), np.zeros(trues_BT.size, np.float32)
+    log_q_BT = log_q_BT.reshape(trues_BT.shape)
+    hit = (trues_BT[:, :, None] == shared[None, None, :]).any(1)
+
+    parts, own_parts, expected_parts = [], [], []
+    none = np.full((b, 0), -1, np.int64)
+    if config.loss in PER_ROW_LOSSES:
+        if negatives.sampler is None:
+            raise ValueError(f"loss {config.loss}: expected a sampler of negatives, got none")
+        easy = per_row_others(negatives.sampler, targets, config.negatives_per_row, step)
+        _add(parts, own_parts, expected_parts, easy)
+    own_positive = np.full(trues_BT.shape, -1, np.int64)
+    if own is not None:
+        own_positive = np.stack([place_of(own, column) for column in trues_BT.T.astype(np.int32)], axis=1)
+        drawn, places, expected_B = sampled_own(
+            own, targets.astype(np.int32), config.own_negatives, batch.sequence, negatives.salt
+        )
+        log_own_B = np.log(expected_B).astype(np.float32) if correct else np.zeros(b, np.float32)
+        _add(parts, own_parts, expected_parts, drawn.astype(np.int64), places, log_own_B[:, None])
+        log_q_BT = np.where(own_positive >= 0, log_own_B[:, None], log_q_BT)
+        if len(shared):
+            hit |= own_hits(own, shared)
+    if negatives.rejects is not None:
+        rejected = negatives.rejects.draw(
+            batch.user, config.hard_per_row, batch.ts_ms, batch.sequence, negatives.salt, config.harder_share
+        )
+        _add(parts, own_parts, expected_parts, rejected)
+    if offline_Bn is not None:
+        _add(parts, own_parts, expected_parts, offline_Bn)
+    rows = np.concatenate(parts, axis=1) if parts else none
+    own_rows = np.concatenate(own_parts, axis=1) if parts else none
+    if own is not None and rows.shape[1]:
+        # An easy or hard negative that is an own item carries the own items' score, like everywhere else.
+        unplaced = own_rows < 0
+        found = np.stack([place_of(own, column) for column in rows.T.astype(np.int32)], axis=1)
+        own_rows = np.where(unplaced, found, own_rows)
+    rows_hit = (rows < 0) | (rows[:, :, None] == trues_BT[:, None, :]).any(2)
+    rows = np.where(rows < 0, targets[:, None], rows)
+
+    known = trues_BT >= 0
+    trues = np.where(known, trues_BT, targets[:, None])
+    entries, places = np.unique(np.concatenate([trues.ravel(), shared, rows.ravel()]), return_inverse=True)
+    t, k = trues.size, len(shared)
+    return Candidates(
+        entries=entries,
+        positive=places[:t].reshape(trues.shape),
+        known=known,
+        shared=places[t : t + k],
+        shared_hit=hit,
+        rows=places[t + k :].reshape(rows.shape),
+        rows_hit=rows_hit,
+        log_expected_positive=log_q_BT.astype(np.float32),
+        log_expected_shared=log_q,
+        log_expected_rows=np.concatenate(expected_parts, axis=1) if parts else none.astype(np.float32),
+        own=own,
+        own_positive=own_positive,
+        own_rows=own_rows,
+    )
+
+
+def _shared(
+    config: ModelConfig, targets: Int64Array, negatives: Negatives, step: int
+) -> tuple[Int64Array, Float32Array]:
+    """Shared negatives int64[K] and the log of how often each is expected, float32[K]."""
+    if config.loss in PER_ROW_LOSSES:
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    if negatives.sampler is None:
+        shared = targets[: config.negatives]
+        return shared, np.zeros(len(shared), np.float32)
+    shared = negatives.sampler.draw(config.negatives, step)
+    return shared, negatives.sampler.log_expected(shared, config.negatives)
+
+
+def _add(
+    parts: list[Int64Array],
+    own_parts: list[Int64Array],
+    expected_parts: list[Float32Array],
+    entries_Bn: Int64Array,
+    own_Bn: Int64Array | None = None,
+    log_expected_B1: Float32Array | None = None,
+) -> None:
+    """Append one source of negatives of each row."""
+    parts.append(entries_Bn)
+    own_parts.append(np.full(entries_Bn.shape, -1, np.int64) if own_Bn is None else own_Bn)
+    column = np.zeros((len(entries_Bn), 1), np.float32) if log_expected_B1 is None else log_expected_B1
+    expected_parts.append(np.repeat(column, entries_Bn.shape[1], axis=1))

@@ -1,0 +1,187 @@
+"""The training calls of one model: a shuffled pass over a day, or the steps of an hour in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from models.arrays import Float32Array, Int64Array
+from models.candidates import Negatives
+from models.dense_adam import DenseAdam
+from models.hard_negatives import HardNegatives, offline_hard
+from models.item2vec import item2vec
+from models.lookup import Rows
+from models.request_targets import companions
+from models.resampling import resampled
+from models.samplers import (
+    LearnedUnigramSampler,
+    LogUniformSampler,
+    Sampler,
+    UnigramSampler,
+    frequency_ranks,
+)
+from models.samples import Samples
+from models.steps import ModelParts, Stepper, StepPlan
+
+Progress = Callable[[int, int], None]
+"""Told (samples done, samples in all) after each step."""
+
+_CHUNK = 1024
+
+
+class Training:
+    """Moves the rows and weights of `parts`; counts its steps and passes, which key all random numbers."""
+
+    def __init__(
+        self, parts: ModelParts, adam: DenseAdam, rejects: HardNegatives, learned: LearnedUnigramSampler
+    ) -> None:
+        self._parts = parts
+        self._adam = adam
+        self._rejects = rejects
+        self._learned = learned
+        self.stepper = Stepper(parts)
+        self.steps = 0
+        self.passes = 0
+        self.resampled: dict[str, int] = {}
+
+    def full(
+        self,
+        samples: Samples,
+        order: Int64Array | None,
+        progress: Progress | None,
+        rank: Callable[[Samples], Float32Array],
+    ) -> float:
+        """One epoch (Learner.train_full); rank gives the model's scores of all items, float32[n, entries]."""
+        parts, config = self._parts, self._parts.config
+        if len(samples) == 0:
+            return float("nan")
+        if order is None:
+            order = np.random.Generator(np.random.Philox(key=[config.seed, self.passes])).permutation(
+                len(samples)
+            )
+        order, self.resampled = resampled(config, samples, order)
+        raw = parts.features.with_age(samples.numbers, samples.ts_ms.max() - samples.ts_ms)
+        parts.features.fit(raw)
+        parts.item_features.fit(parts.items.numbers)
+        parts.tables.spread(set(parts.tables.rows) - {"user"})
+        if self.passes == 0 and config.item2vec_passes:
+            self._start_items(samples)
+        rate = 1.0 if self.passes < config.epochs_first else config.warm_rate
+        for rows in parts.tables.rows.values():
+            rows.set_lr(rate * config.lr_rows)
+        self._adam.set_lr(rate * config.lr_dense)
+        sampler = None if config.negative_source == "in_batch" else self._sampler()
+        plan = StepPlan(
+            trained=frozenset(parts.tables.rows),
+            negatives=Negatives(sampler, self._drawn_rejects(), self.passes),
+            numbers=parts.features.standardised(raw),
+            item_numbers=parts.item_features.standardised(parts.items.numbers),
+            companions=companions(samples, config.num_true - 1),
+            offline=self._offline(samples, rank),
+            user_dropout=config.id_dropout if config.use_history else 0.0,
+            item_dropout=config.item_dropout,
+        )
+        total = 0.0
+        parts.model.requires_grad_(True)
+        parts.model.train()
+        torch.manual_seed(config.seed * 1_000_003 + self.passes)  # dropout inside the towers
+        for start in range(0, len(order), config.batch_size):
+            positions = order[start : start + config.batch_size]
+            self._adam.zero_grad()
+            batch = samples.take(positions)
+            self._learned.observe(batch.item.astype(np.int64))
+            loss, _ = self.stepper.step(batch, positions, plan, self.steps)
+            self._adam.step()
+            self.steps += 1
+            total += loss * len(positions)
+            if progress is not None:
+                progress(start + len(positions), len(order))
+        parts.model.eval()
+        self.passes += 1
+        return total / max(1, len(order))
+
+    def incremental(self, samples: Samples, everything: bool, touch: Callable[[Rows], None]) -> float:
+        """Steps in the samples' order (Learner.train_incremental); touch is told the rows that moved."""
+        if len(samples) == 0:
+            return float("nan")
+        parts, config = self._parts, self._parts.config
+        trained = frozenset(parts.tables.rows if everything else config.trained_tables)
+        plan = StepPlan(
+            trained=trained,
+            # An hour's own items are few and biased: negatives are drawn from the corpus.
+            negatives=Negatives(self._sampler(), self._drawn_rejects(), self.passes),
+            numbers=parts.features.standardised(samples.numbers),
+            item_numbers=parts.item_features.standardised(parts.items.numbers),
+            companions=companions(samples, config.num_true - 1),
+            offline=None,
+            user_dropout=0.0,
+            item_dropout=0.0,
+        )
+        for table in trained:
+            parts.tables.rows[table].set_lr(config.lr_rows_incremental)
+        parts.model.requires_grad_(everything)
+        self._adam.set_lr(config.warm_rate * config.lr_dense)
+        total = 0.0
+        for start in range(0, len(samples), config.batch_size_incremental):
+            places = slice(start, min(start + config.batch_size_incremental, len(samples)))
+            batch = samples.take(places)
+            self._learned.observe(batch.item.astype(np.int64))
+            if everything:
+                self._adam.zero_grad()
+            with parts.tables.cold_rows_kept(trained):
+                loss, rows = self.stepper.step(batch, places, plan, self.steps)
+            if everything:
+                self._adam.step()
+            self.steps += 1
+            total += loss * len(batch)
+            touch(rows)
+        return total / len(samples)
+
+    def _sampler(self) -> Sampler:
+        ids, config = self._parts.tables.ids["item"], self._parts.config
+        if config.negative_source == "learned_unigram":
+            return self._learned
+        live = ids.live_entries()
+        live = live[ids.entry_rows[live] > 0]
+        counts = ids.counts(live)
+        if config.negative_source == "log_uniform":
+            return LogUniformSampler(live, frequency_ranks(counts), ids.entry_capacity, config.seed)
+        power = 0.0 if config.negative_source == "uniform" else config.negative_power
+        return UnigramSampler(live, counts, ids.entry_capacity, power, config.seed)
+
+    def _drawn_rejects(self) -> HardNegatives | None:
+        return self._rejects if "rejects" in self._parts.config.hard_negatives else None
+
+    def _offline(self, samples: Samples, rank: Callable[[Samples], Float32Array]) -> Int64Array | None:
+        """Offline hard negatives of every sample from the model's own results, int64[N, n] entries."""
+        config = self._parts.config
+        if "offline" not in config.hard_negatives:
+            return None
+        picks = np.full((len(samples), config.hard_per_row), -1, np.int64)
+        if self.passes == 0:
+            return picks  # a model that has learned nothing has no results
+        for start in range(0, len(samples), _CHUNK):
+            part = samples.take(slice(start, start + _CHUNK))
+            picks[start : start + len(part)] = offline_hard(
+                rank(part), part.item.astype(np.int64), config.hard_ranks, config.hard_per_row,
+                part.sequence, self.passes,
+            )  # fmt: skip
+        return picks
+
+    def _start_items(self, samples: Samples) -> None:
+        """Item rows begin where skip-gram over the users' sequences puts them."""
+        parts, config = self._parts, self._parts.config
+        ids = parts.tables.ids["item"]
+        vectors = item2vec(
+            samples.user, samples.item, ids.entry_capacity, config.id_dim, config.item2vec_passes, config.seed
+        )
+        scale = np.float32(config.row_init) / max(1e-9, float(np.abs(vectors).mean()))
+        live = ids.live_entries()
+        rows = ids.rows(live)
+        live, rows = live[rows > 0], rows[rows > 0]
+        for table in {"item", "history_item"} & set(parts.tables.rows):
+            weights = parts.tables.rows[table].weights
+            width = min(weights.shape[1], vectors.shape[1])
+            weights[torch.from_numpy(rows), :width] = torch.from_numpy(scale * vectors[live, :width])
