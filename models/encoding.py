@@ -209,5 +209,7 @@ def moments_of(
         history_ts_ms=main.ts_ms,
         context={name: column for (source, name), column in columns.items() if source == "context"},
         user_attributes={name: column for (source, name), column in columns.items() if source == "user"},
-        histories={name: lists(histories[name], further.length) for name, further in config.histories.items()},
+        histories={
+            name: lists(histories[name], further.length) for name, further in config.histories.items()
+        },
     )

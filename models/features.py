@@ -29,8 +29,17 @@ from models.key_bags import KeyBags, bag_slots, slot_bags
 from models.key_bytes import key_array
 from models.number_features import NumberScaling, number_values
 from models.text_tokens import joined_words, text_tokens
-from models.time_features import time_category
+from models.time_features import local_midnight_ms, local_ms, time_category
 from models.value_lists import value_lists
+
+__all__ = [
+    "Columns",
+    "FeatureColumns",
+    "category_keys",
+    "cross_keys",
+    "local_midnight_ms",
+    "local_ms",
+]
 
 _DAY_MS = 86_400_000
 _JOINT = "\x1f"

@@ -1,12 +1,40 @@
 """Who asks, when, and what they did before: the one input of a user tower, in training and in serving."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from models.arrays import Int64Array
+
+History = Sequence[tuple[str, int]]
+"""(item key, ts_ms), oldest first."""
+
+
+@dataclass(frozen=True)
+class HistoryLists:
+    """One history of N users.
+
+    id: string[flat] item key texts, oldest first inside each; offsets: int64[N+1]; ts_ms: int64[flat].
+    """
+
+    id: pa.Array
+    offsets: Int64Array
+    ts_ms: Int64Array
+
+    def check(self, name: str, n: int) -> None:
+        """ValueError unless this is of `n` moments; `name` says which history it is."""
+        if len(self.offsets) != n + 1:
+            raise ValueError(
+                f"moments: column {name}_offsets has {len(self.offsets) - 1} rows, user_id has {n}"
+            )
+        flat = int(self.offsets[-1])
+        if len(self.id) < flat or len(self.ts_ms) < flat:
+            raise ValueError(
+                f"moments: {name}_offsets end at {flat}, but {len(self.id)} ids and {len(self.ts_ms)} times "
+                "are given"
+            )
 
 
 @dataclass(frozen=True)
@@ -16,10 +44,12 @@ class Moments:
     user_id: string[N] key texts; "" = nobody known.
     ts_ms: int64[N] event time of the moment.
     history_id: string[flat] item key texts, oldest first inside each moment; taken as given (the caller
-    leaves out what belongs to the moment itself), only the newest `history_length` of them are read.
+    leaves out what belongs to the moment itself), only the newest that the model reads are read.
     history_offsets: int64[N+1]; history_ts_ms: int64[flat].
-    context / user_attributes: column name -> array[N] (strings, numbers or null); absent columns count as
-    unknown.
+    context / user_attributes: column name -> array[N] (strings, numbers, lists of strings or null); absent
+    columns count as unknown.
+    histories: the further histories by name (ModelConfig.histories), in the form of the main one; one that is
+    not given is empty.
     """
 
     user_id: pa.Array
@@ -29,44 +59,72 @@ class Moments:
     history_ts_ms: Int64Array
     context: Mapping[str, pa.Array] = field(default_factory=dict)
     user_attributes: Mapping[str, pa.Array] = field(default_factory=dict)
+    histories: Mapping[str, HistoryLists] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse columns of unequal length (ValueError)."""
         n = len(self.user_id)
-        lengths = {"ts_ms": len(self.ts_ms), "history_offsets": len(self.history_offsets) - 1}
+        lengths = {"ts_ms": len(self.ts_ms)}
         lengths |= {f"context.{name}": len(column) for name, column in self.context.items()}
         lengths |= {f"user_attributes.{name}": len(column) for name, column in self.user_attributes.items()}
         for name, length in lengths.items():
             if length != n:
                 raise ValueError(f"moments: column {name} has {length} rows, user_id has {n}")
-        flat = int(self.history_offsets[-1])
-        if len(self.history_id) < flat or len(self.history_ts_ms) < flat:
-            raise ValueError(
-                f"moments: history_offsets end at {flat}, but {len(self.history_id)} ids and "
-                f"{len(self.history_ts_ms)} times are given"
-            )
+        self.history.check("history", n)
+        for name, lists in self.histories.items():
+            lists.check(f"histories.{name}", n)
 
     def __len__(self) -> int:
         return len(self.user_id)
+
+    @property
+    def history(self) -> HistoryLists:
+        """The main history."""
+        return HistoryLists(self.history_id, self.history_offsets, self.history_ts_ms)
+
+    def history_named(self, name: str) -> HistoryLists:
+        """The further history `name`; one of nothing where it is not given."""
+        if name in self.histories:
+            return self.histories[name]
+        nothing = np.zeros(len(self) + 1, np.int64)
+        return HistoryLists(pa.array([], pa.string()), nothing, np.empty(0, np.int64))
 
 
 def one_moment(
     user_id: str,
     ts_ms: int,
-    history: list[tuple[str, int]],
-    context: Mapping[str, str] | None = None,
-    user_attributes: Mapping[str, str] | None = None,
+    history: History,
+    context: Mapping[str, str | None] | None = None,
+    user_attributes: Mapping[str, str | Sequence[str] | None] | None = None,
+    histories: Mapping[str, History] | None = None,
 ) -> Moments:
-    """The Moments of a single request; `history` is (item key, ts_ms), oldest first."""
+    """The Moments of a single request."""
     context, user_attributes = context or {}, user_attributes or {}
-    texts = pa.array([user_id, *context.values(), *user_attributes.values()], pa.string())
-    columns = [texts.slice(place, 1) for place in range(len(texts))]  # one array of all is built faster
+    values = [user_id, *context.values(), *user_attributes.values()]
+    texts = [value if isinstance(value, str) else None for value in values]
+    made = pa.array(texts, pa.string())  # one array of all is built faster
+    columns: list[pa.Array] = [
+        made.slice(place, 1)
+        if value is None or isinstance(value, str)
+        else pa.array([list(value)], pa.list_(pa.string()))
+        for place, value in enumerate(values)
+    ]
+    main = _one_list(history)
     return Moments(
         user_id=columns[0],
         ts_ms=np.array([ts_ms], np.int64),
-        history_id=pa.array([key for key, _ in history], pa.string()),
-        history_offsets=np.array([0, len(history)], np.int64),
-        history_ts_ms=np.array([ts for _, ts in history], np.int64),
+        history_id=main.id,
+        history_offsets=main.offsets,
+        history_ts_ms=main.ts_ms,
         context=dict(zip(context, columns[1:], strict=False)),
         user_attributes=dict(zip(user_attributes, columns[1 + len(context) :], strict=True)),
+        histories={name: _one_list(entries) for name, entries in histories.items()} if histories else {},
+    )
+
+
+def _one_list(entries: History) -> HistoryLists:
+    return HistoryLists(
+        pa.array([key for key, _ in entries], pa.string()),
+        np.array([0, len(entries)], np.int64),
+        np.array([ts for _, ts in entries], np.int64),
     )

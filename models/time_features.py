@@ -23,6 +23,11 @@ def local_ms(ts_ms: Int64Array, zone: str) -> Int64Array:
     return ts_ms + np.array(offsets, np.int64)[inverse]
 
 
+def local_midnight_ms(ts_ms: int, zone: str) -> int:
+    """The moment at which the clock of `zone` showed midnight last (as it is set at ts_ms)."""
+    return ts_ms - int(local_ms(np.array([ts_ms], np.int64), zone)[0]) % _DAY_MS
+
+
 def _offset_ms(quarter: int, zone: ZoneInfo) -> int:
     offset = datetime.fromtimestamp(quarter * _QUARTER_MS / 1000, zone).utcoffset()
     return 0 if offset is None else int(offset.total_seconds() * 1000)
