@@ -14,6 +14,7 @@ from torch import Tensor
 from models.architecture import RecallModel
 from models.arrays import Float32Array, Int32Array, Int64Array
 from models.features import Columns, FeatureColumns
+from models.history import HistoryTable
 from models.id_table import IdTable
 from models.key_bytes import key_array
 from models.model_config import ModelConfig
