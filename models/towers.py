@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from models.arrays import BoolArray, Int32Array
 from models.cross_network import CrossNetwork
 from models.model_config import ModelConfig
 
@@ -39,6 +40,18 @@ class HistorySequence:
     age_s: Tensor
 
 
+def sequence_inputs(
+    rows: Tensor, mask_BL: BoolArray, age_s_BL: Int32Array
+) -> tuple[Tensor, Tensor, HistorySequence]:
+    """(mean [B, E], size [B], the sequence) of item rows float32[n, E], one per True of mask_BL, in order."""
+    mask = torch.from_numpy(mask_BL)
+    padded = rows.new_zeros(*mask_BL.shape, rows.shape[1])
+    padded[mask] = rows
+    size = mask.sum(1).to(torch.float32)
+    pooled = padded.sum(1) / size.clamp_min(1.0)[:, None]
+    return pooled, size, HistorySequence(padded, mask, torch.from_numpy(age_s_BL.astype("float32")))
+
+
 @dataclass(frozen=True)
 class UserInputs:
     """What the user tower reads, already embedded; B rows.
@@ -57,11 +70,12 @@ class UserInputs:
     sequence: HistorySequence | None = None
 
     def side(self, longest: int) -> Tensor:
-        """[B, 1 + S]: everything but the vectors of ID rows; the history size as a share of the longest, in
-        logs.
-        """
-        size = torch.log1p(self.history_size) / math.log1p(longest)
-        return torch.cat([size.unsqueeze(1), *self.categories, self.numbers], dim=1)
+        """[B, 1 + S]: everything but the vectors of ID rows."""
+        return torch.cat([self.history_share(longest), *self.categories, self.numbers], dim=1)
+
+    def history_share(self, longest: int) -> Tensor:
+        """[B, 1]: the history size as a share of the longest, in logs."""
+        return (torch.log1p(self.history_size) / math.log1p(longest)).unsqueeze(1)
 
 
 @dataclass(frozen=True)
