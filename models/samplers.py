@@ -9,8 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from models.arrays import Float32Array, Float64Array, Index, Int64Array, Tensors
-from models.native import compiled
+from models.arrays import Float32Array, Float64Array, Int64Array
 
 _REDRAWS = 1000  # of places that hit the row's own positive, before a corpus counts as too small
 _ROUND = 1 << 40  # steps between the redraws of one step, so that no two draws share random numbers
@@ -35,7 +34,12 @@ class UnigramSampler:
     """
 
     def __init__(
-        self, entries: Int64Array, counts: Int64Array, capacity: int, power: float, seed: int
+        self,
+        entries: Int64Array,
+        counts: Int64Array | Float64Array,
+        capacity: int,
+        power: float,
+        seed: int,
     ) -> None:
         _refuse_empty(len(entries))
         shares = np.maximum(counts, 1).astype(np.float64) ** power
@@ -81,6 +85,13 @@ class LogUniformSampler:
         self._log_share = np.full(capacity, _log_uniform(n - 1, n))
         self._log_share[self._by_rank] = _log_uniform(np.arange(n), n)
 
+    @classmethod
+    def of_counts(
+        cls, entries: Int64Array, counts: Int64Array, capacity: int, seed: int
+    ) -> LogUniformSampler:
+        """The sampler whose rank map is the order of falling counts int64[N]."""
+        return cls(entries, frequency_ranks(counts), capacity, seed)
+
     def draw(self, n: int, step: int) -> Int64Array:
         """int64[n] entries; the same for the same seed and step."""
         size = len(self._by_rank)
@@ -101,71 +112,21 @@ def frequency_ranks(counts: Int64Array) -> Int64Array:
     return ranks
 
 
-class LearnedUnigramSampler:
-    """Probability ~ count, where the counts are learned from the targets as they pass.
+class LearnedUnigramSampler(UnigramSampler):
+    """Probability ~ p^power, where p is learned from the stream of targets as it goes.
 
-    A Fenwick tree over entries: a count moves and a draw is found in O(log entries), with no rebuild per
-    step. An entry is drawn only after it has been observed.
+    p: float64[N] in (0, 1], the frequency estimator's running estimate of each entry's share of targets: it
+    follows drift and continues from the bundle, where a count remembers for ever.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._counts = np.zeros(1024, np.int64)
-        self._tree = np.zeros(1025, np.int64)
-        self._total = 0
-
-    def observe(self, entries: Int64Array) -> None:
-        """Count targets int64[N]."""
-        if len(entries) == 0:
-            return
-        self._reserve(int(entries.max()) + 1)
-        _count(entries, self._counts, self._tree)
-        self._total += len(entries)
-
-    def drop(self, entries: Int64Array) -> None:
-        """Forget entries that expired; they are not drawn until observed again."""
-        self._counts[entries[entries < len(self._counts)]] = 0
-        self._rebuild()
-
-    def draw(self, n: int, step: int) -> Int64Array:
-        """int64[n] entries; the same for the same seed, step and counts. ValueError before any target."""
-        _refuse_empty(self._total)
-        below = (_uniform(n, self._seed, step) * self._total).astype(np.int64)
-        drawn = np.empty(n, np.int64)
-        _find(np.minimum(below, self._total - 1), self._tree, drawn)
-        return drawn
-
-    def log_expected(self, entries: Int64Array, n: int) -> Float32Array:
-        """log(n * share) of every entry, float32[N]; an entry not seen yet counts as seen once."""
-        counts = np.ones(len(entries), np.int64)
-        known = entries < len(self._counts)
-        counts[known] = np.maximum(self._counts[entries[known]], 1)
-        expected: Float32Array = np.log(counts * (n / max(self._total, 1))).astype(np.float32)
-        return expected
-
-    def state(self) -> Tensors:
-        """Everything from_state() needs."""
-        return {"counts": self._counts.copy(), "seed": np.array([self._seed], np.int64)}
-
-    @classmethod
-    def from_state(cls, state: Tensors) -> LearnedUnigramSampler:
-        """The sampler that state() described."""
-        sampler = cls(int(state["seed"][0]))
-        sampler._counts = np.array(state["counts"], np.int64)
-        sampler._rebuild()
-        return sampler
-
-    def _reserve(self, entries: int) -> None:
-        if entries > len(self._counts):
-            grown = np.zeros(1 << (entries - 1).bit_length(), np.int64)
-            grown[: len(self._counts)] = self._counts
-            self._counts = grown
-            self._rebuild()
-
-    def _rebuild(self) -> None:
-        self._total = int(self._counts.sum())
-        self._tree = np.zeros(len(self._counts) + 1, np.int64)
-        _build(self._counts, self._tree)
+    def __init__(self, entries: Int64Array, p: Float64Array, capacity: int, power: float, seed: int) -> None:
+        """ValueError for an estimate that is no share."""
+        if len(p) and not (p.min() > 0 and p.max() <= 1):
+            raise ValueError(
+                f"learned-unigram sampler: expected shares in (0, 1], got {p.min()} .. {p.max()}; "
+                "pass FrequencyEstimator.probability(entries)"
+            )
+        super().__init__(entries, p / p.min() if len(p) else p, capacity, power, seed)
 
 
 def per_row(sampler: Sampler, rows: int, n: int, step: int) -> Int64Array:
@@ -217,39 +178,3 @@ def _log_uniform(rank: Int64Array | int, n: int) -> Float64Array:
 def _refuse_empty(n: int) -> None:
     if n == 0:
         raise ValueError("sampler: no items to draw negatives from; train on at least one target first")
-
-
-@compiled
-def _build(counts: Int64Array, tree: Int64Array) -> None:
-    """Fenwick tree (one-based) of counts, in O(n)."""
-    for at in range(1, len(tree)):
-        tree[at] += counts[at - 1]
-        parent = at + (at & -at)
-        if parent < len(tree):
-            tree[parent] += tree[at]
-
-
-@compiled
-def _count(entries: Int64Array, counts: Int64Array, tree: Int64Array) -> None:
-    for i in range(len(entries)):
-        counts[entries[i]] += 1
-        at = entries[i] + 1
-        while at < len(tree):
-            tree[at] += 1
-            at += at & -at
-
-
-@compiled
-def _find(below: Int64Array, tree: Int64Array, found: Int64Array) -> None:
-    """found[i]: the entry whose counts cover below[i] when all counts are laid end to end."""
-    size = len(tree) - 1  # a power of two
-    for i in range(len(below)):
-        left: Index = below[i]
-        at: Index = 0
-        half: Index = size
-        while half > 0:
-            if at + half <= size and tree[at + half] <= left:
-                at += half
-                left -= tree[at]
-            half //= 2
-        found[i] = at

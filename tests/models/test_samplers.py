@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from models.frequency import FrequencyEstimator
 from models.samplers import (
     LearnedUnigramSampler,
     LogUniformSampler,
@@ -16,13 +17,11 @@ DRAWS = 60_000
 
 
 def samplers():
-    learned = LearnedUnigramSampler(seed=3)
-    learned.observe(np.repeat(ENTRIES, COUNTS))
     return {
         "uniform": UnigramSampler(ENTRIES, COUNTS, 12, 0.0, seed=3),
         "unigram": UnigramSampler(ENTRIES, COUNTS, 12, 0.75, seed=3),
-        "log_uniform": LogUniformSampler(ENTRIES, frequency_ranks(COUNTS), 12, seed=3),
-        "learned": learned,
+        "log_uniform": LogUniformSampler.of_counts(ENTRIES, COUNTS, 12, seed=3),
+        "learned": LearnedUnigramSampler(ENTRIES, COUNTS / COUNTS.sum(), 12, 1.0, seed=3),
     }
 
 
@@ -94,30 +93,24 @@ def test_no_items_no_negatives():
     with pytest.raises(ValueError, match="no items"):
         LogUniformSampler(nothing, nothing, 10, 0)
     with pytest.raises(ValueError, match="no items"):
-        LearnedUnigramSampler(0).draw(3, 1)
+        LearnedUnigramSampler(nothing, nothing.astype(float), 10, 1.0, 0)
 
 
-def test_learned_counts_grow_drop_and_survive():
-    sampler = LearnedUnigramSampler(seed=1)
+def test_learned_shares_follow_the_stream():
+    # Items 0..9 half of all targets as item 0; later item 9 takes its place.
     generator = np.random.default_rng(0)
-    seen = np.empty(0, np.int64)
-    for top in (10, 5000, 100_000):  # the tree grows twice
-        targets = generator.integers(0, top, 2000)
-        sampler.observe(targets)
-        seen = np.concatenate([seen, targets])
-    entries, counts = np.unique(seen, return_counts=True)
-    np.testing.assert_allclose(
-        np.exp(sampler.log_expected(entries, 50)), 50 * counts / len(seen), rtol=1e-5
-    )  # the counts are what was seen
-    # Every possible draw: place j of the counts laid end to end belongs to the entry that covers it.
-    covering = np.repeat(entries, counts)
-    uniform = np.random.Generator(np.random.Philox(key=[1, 4])).random(5000)
-    assert sampler.draw(5000, 4).tolist() == covering[(uniform * len(seen)).astype(int)].tolist()
-    restored = LearnedUnigramSampler.from_state(sampler.state())
-    assert restored.draw(5000, 4).tolist() == sampler.draw(5000, 4).tolist()
-    restored.drop(entries[entries < 10])
-    assert restored.draw(5000, 4).min() >= 10
-    assert sampler.draw(5000, 4).min() < 10  # its state was a copy
+    estimator, entries = FrequencyEstimator(prior_gap=100.0), np.arange(10)
+    for favourite in (0, 9):
+        targets = np.where(generator.random(5000) < 0.5, favourite, generator.integers(0, 10, 5000))
+        estimator.observe(targets)
+        p = estimator.probability(entries)
+        sampler = LearnedUnigramSampler(entries, p, 12, 1.0, seed=1)
+        expected = np.exp(sampler.log_expected(entries, 1000))
+        np.testing.assert_allclose(expected, 1000 * p / p.sum(), rtol=1e-4)
+        assert 450 < expected[favourite] < 650
+        assert np.delete(expected, favourite).max() < 120
+    with pytest.raises(ValueError, match="shares"):
+        LearnedUnigramSampler(entries, np.arange(10.0), 12, 1.0, seed=1)
 
 
 def test_per_row_is_row_major():
