@@ -8,7 +8,7 @@ from deploy.errors import StartError
 from deploy.wiring import schedule
 
 if TYPE_CHECKING:
-    from updater.retrain import Progress
+    from updater.state import Progress
 
 
 def run_schedule(config: Config, stop: threading.Event) -> None:

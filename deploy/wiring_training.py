@@ -15,8 +15,8 @@ from models.catalogue_columns import CatalogueColumns
 from stream.archive import ArchiveReader
 from stream.catalogue import Catalogue
 from updater.incremental import CatalogueAt, IncrementalUpdater
-from updater.retrain import FullRetrain, Progress, Provenance
-from updater.state import Recipe
+from updater.retrain import FullRetrain, Provenance
+from updater.state import Progress, Recipe
 
 _RECORDED = ("freshrecall", "torch", "fbgemm-gpu-cpu", "faiss-cpu", "numpy", "numba", "pyarrow")
 

@@ -15,7 +15,7 @@ from models.learner import CatalogueColumns
 from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
 from stream.archive import ArchiveReader, Seal
-from updater.changes import Changes, merged, table_changes
+from updater.changes import Changes, merged
 from updater.config import UpdateConfig
 from updater.state import TrainingState
 
@@ -120,9 +120,7 @@ class IncrementalUpdater:
         return [seal for seal in self._archive.seals() if seal.interval_end_ms > self._watermark_ms]
 
     def _step(self, seal: Seal) -> None:
-        """Train one interval. Batches never cross a seal, so that catching up gives the same bytes as
-        keeping up.
-        """
+        """Train one interval."""
         state = self.state
         if state is None:
             raise RuntimeError(
@@ -130,13 +128,7 @@ class IncrementalUpdater:
             )
         events = self._archive.read(self._watermark_ms, seal.interval_end_ms)
         catalogue = self._catalogue_at(seal.interval_end_ms)
-        changes: Changes = {}
-        for name, learner in state.learners.items():
-            learner.train_incremental(learner.prepare(events, catalogue))
-            removed = learner.expire(seal.interval_end_ms)
-            changes[name] = table_changes(learner.touched(), removed)
-            learner.clear_touched()
-        state.observe_popularity(events)
+        changes = state.advance(events, catalogue, seal.interval_end_ms)
         self._latest = changes
         self._since_base = merged(self._since_base, changes)
         self._watermark_ms = seal.interval_end_ms

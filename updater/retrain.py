@@ -13,23 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from models.arrays import Float32Array, Int64Array
 from models.artifact import Content
 from models.bundle import BundleFields
 from models.index import IndexConfig, item_files
-from models.learner import CatalogueColumns, Learner, Samples
 from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
 from stream.archive import ArchiveReader, Seal
 from updater.config import UpdateConfig
 from updater.gates import check_model
 from updater.incremental import CatalogueAt
-from updater.state import Recipe, TrainingState
+from updater.sample_order import Shuffled
+from updater.state import Progress, Recipe, Stretch, Trained, TrainingState
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Told (what is being done, units done, units in all)."""
 
 
 class NothingToTrain(RuntimeError):
@@ -45,16 +41,6 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class _Trained:
-    """What training one model gave: mean loss of the last epoch, user vectors float32[Q, D] to tune the
-    index on.
-    """
-
-    loss: float
-    queries: Float32Array
-
-
-@dataclass(frozen=True)
 class FullRetrain:
     """One full retrain is one call of `run`; nothing is kept between calls."""
 
@@ -67,8 +53,6 @@ class FullRetrain:
     config: UpdateConfig
     provenance: Provenance = Provenance()
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    shuffle: bool = True
-    """Off only to measure what the shuffle is worth (`daily_ordered`)."""
 
     def run(self, through_ms: int | None = None, progress: Progress = lambda what, done, of: None) -> str:
         """Train on every interval after the parent's watermark up to `through_ms` (None = all sealed);
@@ -94,23 +78,25 @@ class FullRetrain:
         stretches = self._stretches(
             events, [seal for seal in seals if seal.interval_end_ms > (watermark_ms or 0)]
         )
-        trained = {
-            name: self._train(name, learner, stretches, last, first=bundle is None, progress=progress)
-            for name, learner in state.learners.items()
-        }
-        state.observe_popularity(events)
-        state.forget_unpopular(last.interval_end_ms)
+        trained = state.retrain(
+            stretches,
+            last.interval_end_ms,
+            Shuffled(self.config.seed, last.sequence),
+            first=bundle is None,
+            queries=self.index.tuning_queries,
+            progress=progress,
+        )
         parent = bundle.root.name if bundle else ""
         return self._publish(state, trained, parent, last, stretches[-1][1].sequence, progress)
 
-    def _stretches(self, events: pa.Table, seals: list[Seal]) -> list[tuple[pa.Table, CatalogueColumns]]:
+    def _stretches(self, events: pa.Table, seals: list[Seal]) -> list[Stretch]:
         """The events, cut where the catalogue changed between two intervals, with the catalogue of each
         stretch.
 
         So attributes are as of the event's interval, as in the hourly updates, and never from its future.
         """
         ends = events["interval_end_ms"].to_numpy()
-        stretches: list[tuple[pa.Table, CatalogueColumns]] = []
+        stretches: list[Stretch] = []
         begin = 0
         current = self.catalogue_at(seals[0].interval_end_ms)
         for seal in seals[1:]:
@@ -121,43 +107,10 @@ class FullRetrain:
                 begin, current = stop, following
         return [*stretches, (events.slice(begin), current)]
 
-    def _train(
-        self,
-        name: str,
-        learner: Learner,
-        stretches: list[tuple[pa.Table, CatalogueColumns]],
-        last: Seal,
-        first: bool,
-        progress: Progress,
-    ) -> _Trained:
-        samples = Samples.concatenate([learner.prepare(events, known) for events, known in stretches])
-        epochs = learner.config.epochs_first if first else 1
-        loss = float("nan")
-        for epoch in range(epochs):
-            done = epoch * len(samples)
-
-            def step(seen: int, of: int, done: int = done) -> None:
-                progress(f"train {name}", done + seen, epochs * of)
-
-            loss = learner.train_full(samples, self._order(samples, last, epoch), step)
-        newest = np.arange(max(0, len(samples) - self.index.tuning_queries), len(samples))
-        queries = learner.user_vectors(learner.moments(samples, newest))
-        learner.expire(last.interval_end_ms)
-        return _Trained(loss, queries)
-
-    def _order(self, samples: Samples, last: Seal, epoch: int) -> Int64Array:
-        """Shuffled over the whole run's data, each sample once; keyed by the data, so that a rerun repeats
-        it.
-        """
-        if not self.shuffle:
-            return np.arange(len(samples), dtype=np.int64)
-        rng = np.random.default_rng([self.config.seed, last.sequence, epoch])
-        return rng.permutation(len(samples)).astype(np.int64)
-
     def _publish(
         self,
         state: TrainingState,
-        trained: dict[str, _Trained],
+        trained: dict[str, Trained],
         parent: str,
         last: Seal,
         catalogue_sequence: int,

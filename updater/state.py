@@ -4,26 +4,64 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.arrays import Tensors
-from models.artifact import Artifact
+from models.arrays import Float32Array, Tensors
 from models.bundle import POPULARITY_FILE, model_file
 from models.delta import PopularityList
-from models.learner import FeatureConfig, Learner, ModelConfig
+from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig, Samples
 from models.popularity import Popularity
+from updater.changes import Changes, table_changes
+from updater.sample_order import SampleOrder
 
 POPULARITY_STATE_FILE = "channels/popularity_state.safetensors"
 POPULARITY_LENGTH = 1000
 """Items of the published popularity list."""
 POPULARITY_HALF_LIVES = 60
 """Half-lives without an event after which an item's popularity is forgotten (a factor of 1e-18)."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is being done, units done, units in all)."""
+Stretch = tuple[pa.Table, CatalogueColumns]
+"""Consecutive events in canonical order, and the catalogue that holds for all of them."""
+
+
+class StateFiles(Protocol):
+    """What a state is loaded from: an opened bundle, or a state kept in memory."""
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Has `models: {name: Learner.describe()}`."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """Where it is; its name is told in errors."""
+        ...
+
+    def tensors(self, name: str) -> Tensors:
+        """Arrays of one file of TrainingState.files()."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training one model in full gave.
+
+    loss: mean of the last epoch; queries: user vectors float32[Q, W] of the newest samples, for tuning the
+    index.
+    """
+
+    loss: float
+    queries: Float32Array
 
 
 @dataclass(frozen=True)
@@ -61,7 +99,7 @@ _STRUCTURE = (
 class _ModelFiles:
     """One bundle as `Learner.load` wants to see it, its models configured as in `models`."""
 
-    def __init__(self, bundle: Artifact, models: Mapping[str, Any]) -> None:
+    def __init__(self, bundle: StateFiles, models: Mapping[str, Any]) -> None:
         self._bundle = bundle
         self.manifest: Mapping[str, Any] = {**bundle.manifest, "models": models}
 
@@ -86,7 +124,7 @@ class TrainingState:
         return cls(learners, Popularity(recipe.popularity_half_life_ms), recipe.positives)
 
     @classmethod
-    def load(cls, bundle: Artifact) -> TrainingState:
+    def load(cls, bundle: StateFiles) -> TrainingState:
         """The state a bundle was written with, configured as it was then."""
         models = bundle.manifest["models"]
         files = _ModelFiles(bundle, models)
@@ -96,7 +134,7 @@ class TrainingState:
         return cls(learners, popularity, tuple(sorted(positives)))
 
     @classmethod
-    def warm(cls, bundle: Artifact, recipe: Recipe) -> TrainingState:
+    def warm(cls, bundle: StateFiles, recipe: Recipe) -> TrainingState:
         """The state of a bundle, to be trained on as `recipe` says. Models that the bundle lacks start fresh.
 
         Raises RecipeChanged where the bundle's tensors do not fit the recipe.
@@ -110,6 +148,58 @@ class TrainingState:
         popularity = Popularity.from_state(bundle.tensors(POPULARITY_STATE_FILE))
         popularity.half_life_ms = recipe.popularity_half_life_ms
         return cls(learners, popularity, recipe.positives)
+
+    def advance(
+        self, events: pa.Table, catalogue: CatalogueColumns, end_ms: int, everything: bool = False
+    ) -> Changes:
+        """Take one interval that ends at `end_ms`: incremental steps in order; returns what a delta ships.
+
+        Batches never cross an interval, so that catching up gives the same bytes as keeping up.
+        everything: move every weight instead of `trained_tables` (a comparison; no delta can ship that).
+        """
+        changes: Changes = {}
+        for name, learner in self.learners.items():
+            samples = learner.prepare(events, catalogue)
+            learner.train_incremental(samples, everything=everything)
+            removed = learner.expire(end_ms)
+            changes[name] = table_changes(learner.touched(), removed)
+            learner.clear_touched()
+        self.observe_popularity(events)
+        return changes
+
+    def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> None:
+        """Take events in without training on them: IDs, histories and popularity move on."""
+        for learner in self.learners.values():
+            learner.observe(events, catalogue)
+        self.observe_popularity(events)
+
+    def retrain(
+        self,
+        stretches: Sequence[Stretch],
+        end_ms: int,
+        order: SampleOrder,
+        first: bool,
+        queries: int = 0,
+        progress: Progress = lambda what, done, of: None,
+    ) -> dict[str, Trained]:
+        """Train every model in full on the stretches, which end at `end_ms`: the daily update.
+
+        first: nothing was trained before, so every model makes its `epochs_first` passes.
+        queries: how many of the newest samples' user vectors are returned.
+        """
+        trained = {}
+        for name, learner in self.learners.items():
+            parts = [learner.prepare(events, known) for events, known in stretches]
+            samples = Samples.concatenate(parts)
+            loss = _epochs(name, learner, samples, order, first, progress)
+            newest = np.arange(max(0, len(samples) - queries), len(samples))
+            trained[name] = Trained(loss, learner.queries(learner.moments(samples, newest)).flat)
+            learner.expire(end_ms)
+            learner.rebase(end_ms)
+        for events, _ in stretches:
+            self.observe_popularity(events)
+        self.forget_unpopular(end_ms)
+        return trained
 
     def observe_popularity(self, events: pa.Table) -> None:
         """Count the positive events of an interval (EVENT_SCHEMA columns item_id, kind, ts_ms)."""
@@ -143,7 +233,22 @@ class TrainingState:
         return files
 
 
-def _adopted(bundle: Artifact, name: str, recipe: Recipe) -> dict[str, Any]:
+def _epochs(
+    name: str, learner: Learner, samples: Samples, order: SampleOrder, first: bool, progress: Progress
+) -> float:
+    epochs = learner.config.epochs_first if first else 1
+    loss = float("nan")
+    for epoch in range(epochs):
+        done = epoch * len(samples)
+
+        def step(seen: int, of: int, done: int = done) -> None:
+            progress(f"train {name}", done + seen, epochs * of)
+
+        loss = learner.train_full(samples, order(len(samples), epoch), step)
+    return loss
+
+
+def _adopted(bundle: StateFiles, name: str, recipe: Recipe) -> dict[str, Any]:
     """The manifest's entry of a model with the recipe's configuration in place of its own."""
     entry, config = bundle.manifest["models"][name], recipe.models[name]
     before = ModelConfig.model_validate(entry["config"])
