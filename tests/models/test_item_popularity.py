@@ -133,8 +133,8 @@ def test_removed_items_leave():
     popularity.drop_items(np.array([1, 500]))
     now = np.array([HOUR_MS])
     assert popularity.values(np.array([0, 1]), now, now).ravel().tolist() == pytest.approx([np.log(1.5), 0])
-    observe(popularity, [(1, HOUR_MS - 1), (-1, 3)])  # the entry is another item's now
-    events = [(0, 0), (1, HOUR_MS - 1)]
+    observe(popularity, [(1, 4), (1, HOUR_MS - 1), (-1, 3)])  # the entry is another item's now
+    events = [(0, 0), (1, 4), (1, HOUR_MS - 1)]
     expected = brute_force(events, [0, 1], now, now, (1.0,), 1.0)
     np.testing.assert_allclose(popularity.values(np.array([0, 1]), now, now), expected, rtol=1e-6)
 
