@@ -12,8 +12,12 @@ from torch import nn
 from models.arrays import Tensors
 from models.dssm import DSSM
 from models.features import FeatureColumns
+from models.fm import FactorizationMachine
+from models.mind import MIND
 from models.model_config import FeatureConfig, Kind, ModelConfig
+from models.own_items import OWN_FEATURES
 from models.score_head import ScoreHead
+from models.sequence import SequenceTower
 from models.towers import RecallTowers, SideWidth
 from models.two_tower import TwoTower
 from models.youtube_dnn import YoutubeDNN
@@ -64,6 +68,9 @@ _TOWERS: dict[Kind, Callable[[ModelConfig, SideWidth, SideWidth], RecallTowers]]
     "youtube_dnn": YoutubeDNN,
     "dssm": DSSM,
     "ebr": TwoTower,  # the same towers: its loss and its negatives make it EBR
+    "mind": MIND,
+    "fm": FactorizationMachine,
+    "sequence": SequenceTower,
 }
 
 
@@ -73,7 +80,8 @@ def build_model(config: ModelConfig, request: FeatureColumns, item: FeatureColum
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         towers = _TOWERS[config.kind](config, user_side, item_side)
-        head = ScoreHead(1 + user_side.total, config.popularity_dims, _own_features(config))
+        own = OWN_FEATURES if config.own_items else 0
+        head = ScoreHead(1 + user_side.total, config.popularity_dims, own)
     return RecallModel(towers, head)
 
 
@@ -82,14 +90,6 @@ def _side_width(config: ModelConfig, columns: FeatureColumns) -> SideWidth:
     if config.kind == "fm":
         return SideWidth(len(columns.categories) * config.id_dim, columns.width)
     return SideWidth(columns.side_width - columns.width, columns.width)
-
-
-def _own_features(config: ModelConfig) -> int:
-    if not config.own_items:
-        return 0
-    from models.own_items import OWN_FEATURES
-
-    return OWN_FEATURES
 
 
 def dense_weights(model: nn.Module) -> Tensors:
