@@ -10,7 +10,7 @@ import numpy as np
 
 from models.arrays import BoolArray, Float32Array, Int64Array
 from models.frequency import FrequencyEstimator
-from models.hard_negatives import HardNegatives
+from models.hard_negatives import HardNegatives, mixed
 from models.model_config import PER_ROW_LOSSES, ModelConfig
 from models.own_items import OwnItems, own_hits, place_of, sampled_own
 from models.samplers import Sampler, per_row_others
@@ -86,11 +86,16 @@ def draw_candidates(
 
     parts, own_parts, expected_parts = [], [], []
     none = np.full((b, 0), -1, np.int64)
+    hard = _hard(config, batch, offline_Bn, negatives)
     if config.loss in PER_ROW_LOSSES:
         if negatives.sampler is None:
             raise ValueError(f"loss {config.loss}: expected a sampler of negatives, got none")
         easy = per_row_others(negatives.sampler, targets, config.negatives_per_row, step)
+        if hard.shape[1]:
+            easy, _ = mixed(easy, hard, config.hard_mix, batch.sequence, negatives.salt)
         _add(parts, own_parts, expected_parts, easy)
+    elif hard.shape[1]:
+        _add(parts, own_parts, expected_parts, hard)
     own_positive = np.full(trues_BT.shape, -1, np.int64)
     if own is not None:
         own_positive = np.stack([place_of(own, column) for column in trues_BT.T.astype(np.int32)], axis=1)
@@ -102,13 +107,6 @@ def draw_candidates(
         log_q_BT = np.where(own_positive >= 0, log_own_B[:, None], log_q_BT)
         if len(shared):
             hit |= own_hits(own, shared)
-    if negatives.rejects is not None:
-        rejected = negatives.rejects.draw(
-            batch.user, config.hard_per_row, batch.ts_ms, batch.sequence, negatives.salt, config.harder_share
-        )
-        _add(parts, own_parts, expected_parts, rejected)
-    if offline_Bn is not None:
-        _add(parts, own_parts, expected_parts, offline_Bn)
     rows = np.concatenate(parts, axis=1) if parts else none
     own_rows = np.concatenate(own_parts, axis=1) if parts else none
     if own is not None and rows.shape[1]:
@@ -138,6 +136,24 @@ def draw_candidates(
         own_positive=own_positive,
         own_rows=own_rows,
     )
+
+
+def _hard(
+    config: ModelConfig, batch: Samples, offline_Bn: Int64Array | None, negatives: Negatives
+) -> Int64Array:
+    """Hard negatives of every row, int64[B, n] entries, -1 = none."""
+    parts = [np.empty((len(batch), 0), np.int64)]
+    # Where a loss mixes them in, there have to be enough for any row's share.
+    n = config.negatives_per_row if config.loss in PER_ROW_LOSSES else config.hard_per_row
+    if negatives.rejects is not None:
+        parts.append(
+            negatives.rejects.draw(
+                batch.user, n, batch.ts_ms, batch.sequence, negatives.salt, config.harder_share
+            )
+        )
+    if offline_Bn is not None:
+        parts.append(offline_Bn)
+    return np.concatenate(parts, axis=1)
 
 
 def _shared(

@@ -74,18 +74,14 @@ def item_inputs(
     )
 
 
-def _newest(
-    history: HistoryLists, length: int, ts_ms: Int64Array
-) -> tuple[Int32Array, Int32Array]:
+def _newest(history: HistoryLists, length: int, ts_ms: Int64Array) -> tuple[Int32Array, Int32Array]:
     """Places of the newest `length` entries in the flat lists, int32[N, L] (-1 = none), and their ages."""
     positions = newest_positions(history.offsets, length)
     known_times = history.ts_ms if len(history.ts_ms) else np.zeros(1, np.int64)
     return positions, ages_s(ts_ms, known_times[np.maximum(positions, 0)])
 
 
-def _history_rows(
-    config: ModelConfig, history: HistoryLists, flat: Int64Array, rows_of: RowsOf
-) -> Tensor:
+def _history_rows(config: ModelConfig, history: HistoryLists, flat: Int64Array, rows_of: RowsOf) -> Tensor:
     keys = key_array(history.id)
     if len(flat) < len(keys):  # else every one of them is read, in order
         keys = keys.take(pa.array(flat))

@@ -24,7 +24,6 @@ from models.arrays import BoolArray, Float32Array, Int64Array, Tensors
 from models.catalogue_columns import CatalogueColumns
 from models.dense_adam import DenseAdam
 from models.encoding import encode_queries, moments_of
-from models.features import local_midnight_ms
 from models.frequency import FrequencyEstimator
 from models.hard_negatives import HardNegatives
 from models.history import HistoryTable
@@ -36,11 +35,11 @@ from models.moments import Moments
 from models.preparation import Preparation
 from models.published import PublishedModel
 from models.query import Queries
-from models.samplers import LearnedUnigramSampler
 from models.samples import Samples
 from models.steps import ModelParts
 from models.table_names import ids_name
 from models.tables import Tables
+from models.time_features import local_midnight_ms
 from models.training import Progress, Training
 
 __all__ = [
@@ -59,7 +58,6 @@ __all__ = [
 
 _SKIPPED = 64
 """Events kept beyond what is read: a reader passes over those of its own instant."""
-_LONGEST_GAP_S = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,11 @@ class Learner:
         }
         self._estimator = FrequencyEstimator()
         self._popularity = ItemPopularity(config.popularity_half_lives_h, config.popularity_floor)
-        self._sampler = LearnedUnigramSampler(config.seed)
         self.rejects = HardNegatives()
         self._model = build_model(config, self._request_features, self._item_features)
         self._adam = DenseAdam(self._model, config.lr_dense)
         self._touched: dict[str, BoolArray] = {}
         self._anchor_ms = 0
-        self._newest_ms = 0
         self._wire()
 
     def _wire(self) -> None:
@@ -109,6 +105,7 @@ class Learner:
             self._items,
             self._history,
             self._histories,
+            self._popularity,
         )
         parts = ModelParts(
             self.config,
@@ -123,7 +120,7 @@ class Learner:
             self._popularity,
         )
         self._model.eval()
-        self._training = Training(parts, self._adam, self.rejects, self._sampler)
+        self._training = Training(parts, self._adam, self.rejects)
 
     @classmethod
     def fresh(cls, config: ModelConfig, features: Sequence[FeatureConfig] = ()) -> Learner:
@@ -147,7 +144,6 @@ class Learner:
         }
         learner._estimator = FrequencyEstimator.from_state(parts["frequency"])
         learner._popularity = ItemPopularity.from_state(parts["popularity"])
-        learner._sampler = LearnedUnigramSampler.from_state(parts["sampler"])
         learner.rejects = HardNegatives.from_state(parts["rejects"])
         restore_weights(learner._model, parts["dense"])
         learner._adam.restore(parts["dense"])
@@ -155,7 +151,7 @@ class Learner:
         counters = [int(value) for value in parts["progress"]["counters"]]
         learner._training.steps, learner._training.passes = counters[:2]
         learner._preparation.events_taken, learner._preparation.samples_made = counters[2:4]
-        learner._anchor_ms, learner._newest_ms = counters[4:6]
+        learner._preparation.newest_ms, learner._anchor_ms = counters[4:6]
         for table, flags in parts["touched"].items():
             learner._touched[table] = np.array(flags, np.bool_)
         return learner
@@ -171,7 +167,7 @@ class Learner:
     def _part_names(self) -> list[str]:
         fixed = [
             "request_numbers", "item_numbers", "item_attributes", "history", "frequency", "popularity",
-            "sampler", "rejects", "dense", "progress", "touched",
+            "rejects", "dense", "progress", "touched",
         ]  # fmt: skip
         further = [f"history.{name}" for name in self._histories]
         return [f"table.{name}" for name in self._tables.rows] + further + fixed
@@ -182,7 +178,7 @@ class Learner:
         """
         preparation, training = self._preparation, self._training
         counters = [training.steps, training.passes, preparation.events_taken, preparation.samples_made]
-        counters += [self._anchor_ms, self._newest_ms]
+        counters += [preparation.newest_ms, self._anchor_ms]
         histories = {f"history.{name}": table.state() for name, table in self._histories.items()}
         return (
             self._tables.state()
@@ -194,7 +190,6 @@ class Learner:
                 "history": self._history.state(),
                 "frequency": self._estimator.state(),
                 "popularity": self._popularity.state(),
-                "sampler": self._sampler.state(),
                 "rejects": self.rejects.state(),
                 "dense": dense_weights(self._model) | self._adam.state(),
                 "progress": {"counters": np.array(counters, np.int64)},
@@ -208,7 +203,7 @@ class Learner:
 
         Same input as prepare(); prepare() = observe() + the samples' features.
         """
-        self._take(events, catalogue, with_samples=False)
+        self._preparation.take(events, catalogue, with_samples=False)
 
     def prepare(self, events: pa.Table, catalogue: CatalogueColumns) -> Samples:
         """Samples of the next events in canonical order; advances IDs, attributes, histories, popularity.
@@ -220,14 +215,7 @@ class Learner:
         Every sample sees its user's history as of its moment (earlier ts, other requests). Samples refer to
         entries and histories: use them before the next expire().
         """
-        return self._take(events, catalogue, with_samples=True)
-
-    def _take(self, events: pa.Table, catalogue: CatalogueColumns, with_samples: bool) -> Samples:
-        samples = self._preparation.take(events, catalogue, with_samples)
-        if len(samples):
-            self._newest_ms = max(self._newest_ms, int(samples.ts_ms.max()))
-            self._popularity.observe(samples.item.astype(np.int64), samples.ts_ms)
-        return samples
+        return self._preparation.take(events, catalogue, with_samples=True)
 
     def target_keys(self, samples: Samples) -> pa.Array:
         """The targets' item keys, string[n]."""
@@ -322,12 +310,13 @@ class Learner:
             if len(entries) and name == "user":
                 for history in histories:
                     history.drop_users(entries)
+                self.rejects.drop_users(entries)
             elif len(entries):
                 for history in histories:
                     history.drop_items(entries, self._tables.ids["item"].entry_capacity)
                 self._items.drop(entries)
                 self._popularity.drop_items(entries)
-                self._sampler.drop(entries)
+                self.rejects.drop_items(entries)
         for history in histories:
             history.trim()
         self._popularity.trim(now_ms)
@@ -349,8 +338,10 @@ class Learner:
             chunk = entries[start : start + 65_536]
             vectors[start : start + len(chunk), :dim] = self._training.stepper.encode_items(chunk, numbers)
         if self.config.popularity_dims:
-            anchor = self._anchor_ms or local_midnight_ms(self._newest_ms, self.config.day_timezone)
-            now, frame = np.array([self._newest_ms + 1]), np.array([anchor])
+            newest_ms = self._preparation.newest_ms
+            anchor = self._anchor_ms or local_midnight_ms(newest_ms, self.config.day_timezone)
+            now = np.array([max(newest_ms + 1, self._popularity.trimmed_ms)], np.int64)
+            frame = np.array([anchor], np.int64)
             vectors[:, dim:] = self._popularity.values(entries, now, frame)[0]
         return vectors
 
@@ -368,7 +359,9 @@ class Learner:
         """
         if positions is not None:
             samples = samples.take(positions)
-        return moments_of(self.config, samples, self._tables.ids, self._request_features, self._history, self._histories)
+        return moments_of(
+            self.config, samples, self._tables.ids, self._request_features, self._history, self._histories
+        )
 
     def _ranking(self) -> Callable[[Samples], Float32Array]:
         """Scores float32[n, entries] of samples against all items by item entry, -inf for what has no row."""

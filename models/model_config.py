@@ -97,6 +97,11 @@ class ModelConfig(BaseModel):
         default=(), description="Hard negatives beside the easy ones: online, offline, rejects."
     )
     hard_per_row: int = Field(default=2, ge=1, description="Hard negatives of a row, per source.")
+    hard_mix: tuple[int, int] = Field(
+        default=(1, 1),
+        description="Easy to hard among a row's own negatives where rejects or offline ones exist: (1, 1), or "
+        "(100, 1) as published for EBR (losses row by row).",
+    )
     hard_ranks: tuple[int, int] = Field(
         default=(101, 500), description="Ranks of the model's own results that offline ones are drawn from."
     )

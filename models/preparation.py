@@ -19,6 +19,7 @@ from models.arrays import BoolArray, Float32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
 from models.features import Columns, FeatureColumns
 from models.history import HistoryTable
+from models.item_popularity import ItemPopularity
 from models.item_store import ItemStore, user_columns
 from models.key_bytes import hash_keys, key_array
 from models.model_config import ModelConfig
@@ -27,9 +28,10 @@ from models.tables import Tables
 
 
 class Preparation:
-    """Takes events in canonical order; moves ID tables, item attributes and histories on.
+    """Takes events in canonical order; moves ID tables, item attributes, histories and popularity on.
 
-    history: of the positives; histories: by name of config.histories.
+    history: of the positives; histories: by name of config.histories; popularity: counts the targets.
+    newest_ms: event time of the newest target.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Preparation:
         items: ItemStore,
         history: HistoryTable,
         histories: Mapping[str, HistoryTable],
+        popularity: ItemPopularity,
     ) -> None:
         if set(histories) != set(config.histories):
             raise ValueError(
@@ -51,9 +54,11 @@ class Preparation:
         self._items = items
         self._history = history
         self._histories = dict(histories)
+        self._popularity = popularity
         self._kinds = {*config.positives}.union(*(further.kinds for further in config.histories.values()))
         self.events_taken = 0
         self.samples_made = 0
+        self.newest_ms = 0
 
     def take(self, events: pa.Table, catalogue: CatalogueColumns, with_samples: bool) -> Samples:
         """Take in the events of the kinds above and give the samples of the positives; without samples the
@@ -82,6 +87,8 @@ class Preparation:
             observe(self._histories[name], _places(_of_kinds(events, further.kinds)))
         places = _places(_of_kinds(events, self._config.positives))
         places = places[observe(self._history, places)]
+        self._popularity.observe(item[places].astype(np.int64), ts_ms[places])
+        self.newest_ms = max(self.newest_ms, int(ts_ms[places].max(initial=0)))
         if not with_samples:
             return Samples.empty(self._features.slots, len(self._features.numbers))
         if len(places) < len(events):

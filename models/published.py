@@ -8,15 +8,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
 
-from models.architecture import ModelFiles, build_model, described, feature_sides, restore_weights
+from models.architecture import (
+    ModelFiles,
+    RecallModel,
+    build_model,
+    described,
+    feature_sides,
+    restore_weights,
+)
 from models.arrays import Float32Array
-from models.encoding import encode_items, encode_users
+from models.encoding import encode_items, encode_queries
 from models.features import FeatureColumns
 from models.id_table import IdTable
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
+from models.query import Queries
 from models.table_names import ids_name, ids_state, row_widths
 
 
@@ -36,7 +43,7 @@ class PublishedModel:
 
     config: ModelConfig
     features: tuple[FeatureConfig, ...]
-    _model: nn.Module
+    _model: RecallModel
     _request_features: FeatureColumns
     _item_features: FeatureColumns
     _ids: Mapping[str, IdTable]
@@ -53,6 +60,7 @@ class PublishedModel:
         model = build_model(config, request, item)
         restore_weights(model, files.tensors(f"models/{name}/dense.safetensors"))
         model.requires_grad_(False)
+        model.eval()
         ids: dict[str, IdTable] = {}
         rows: dict[str, Float32Array] = {}
         for table in row_widths(config, features):
@@ -62,13 +70,16 @@ class PublishedModel:
                 ids[table] = IdTable.from_state(ids_state(part))
         return cls(config, features, model, request, item, ids, rows, {})
 
-    def user_vectors(self, moments: Moments) -> Float32Array:
-        """float32[N, D]; equal to Learner.user_vectors of the same state. Never mutates; thread-safe."""
-        return encode_users(self.config, self._request_features, self._model, moments, self._rows_of)
+    def queries(self, moments: Moments) -> Queries:
+        """Equal to Learner.queries of the same state. Never mutates; thread-safe."""
+        return encode_queries(self.config, self._request_features, self._model, moments, self._rows_of)
 
     def item_vectors(self, keys: pa.Array, attributes: Mapping[str, pa.Array]) -> Float32Array:
-        """float32[N, D] of any items, unknown ones too, from their keys and attribute columns."""
-        return encode_items(self._item_features, self._model, keys, attributes, self._rows_of)
+        """float32[N, W] of any items, unknown ones too, from their keys and attribute columns; of nobody's
+        interest yet (popularity 0).
+        """
+        vectors = encode_items(self._item_features, self._model, keys, attributes, self._rows_of)
+        return np.pad(vectors, ((0, 0), (0, self.config.popularity_dims)))
 
     def with_rows(
         self,

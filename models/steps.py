@@ -16,7 +16,7 @@ from torch import Tensor
 from models.architecture import RecallModel
 from models.arrays import Float32Array, Int64Array
 from models.candidates import Candidates, Negatives, draw_candidates
-from models.features import FeatureColumns, local_ms
+from models.features import FeatureColumns
 from models.frequency import FrequencyEstimator
 from models.history import HistoryTable
 from models.item_popularity import ItemPopularity
@@ -37,6 +37,7 @@ from models.pooling import history_bags
 from models.samplers import uniform_by_key
 from models.samples import Samples
 from models.tables import Tables
+from models.time_features import local_ms
 from models.towers import HistorySequence, ItemInputs, UserInputs, sequence_inputs
 
 
@@ -107,7 +108,8 @@ class Stepper:
         u_BVD = parts.model.towers.user_vectors(inputs)
         u_BD = parts.model.towers.for_target(u_BVD, v_UD[torch.from_numpy(candidates.positive[:, 0])])
         loss = self._loss(batch, candidates, inputs, u_BD, v_UD)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:  # an hour may have nothing to move: its tables are not read by this model
+            loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach()), lookup.touched
 
     def encode_items(self, entries: Int64Array, item_numbers: Float32Array) -> Float32Array:
@@ -219,7 +221,9 @@ class Stepper:
         rows_hit = torch.from_numpy(candidates.rows_hit)
         if "online" in config.hard_negatives:
             v_BD = v_UD[torch.from_numpy(candidates.positive[:, 0])]
-            place_Bn = torch.from_numpy(online_hard(u_BD, v_BD, batch.item.astype(np.int64), config.hard_per_row))
+            place_Bn = torch.from_numpy(
+                online_hard(u_BD, v_BD, batch.item.astype(np.int64), config.hard_per_row)
+            )
             hard = torch.einsum("bd,bnd->bn", u_BD, v_BD[place_Bn.clamp_min(0)])
             scores.rows = torch.cat([scores.rows, hard], dim=1)
             rows_hit = torch.cat([rows_hit, place_Bn < 0], dim=1)
@@ -296,16 +300,15 @@ class Stepper:
         """(moment of the counts that a server would have had, midnight before it), int64[n] each."""
         config = self._parts.config
         step_ms = 1000 * config.popularity_every_s
-        as_of = ts_ms // step_ms * step_ms
+        # A late event finds the counts of its time folded: it reads what is left of them.
+        as_of = np.maximum(ts_ms // step_ms * step_ms, self._parts.popularity.trimmed_ms)
         local = local_ms(as_of, config.day_timezone)
         return as_of, as_of - local % DAY_MS
 
     def _popularity_of(self, entries_Bn: Int64Array, as_of: Int64Array, anchor: Int64Array) -> Tensor:
         """float32[B, n, P] of every row's own candidates at the row's moment."""
         n = entries_Bn.shape[1]
-        flat = self._parts.popularity.values_at(
-            entries_Bn.ravel(), np.repeat(as_of, n), np.repeat(anchor, n)
-        )
+        flat = self._parts.popularity.values_at(entries_Bn.ravel(), np.repeat(as_of, n), np.repeat(anchor, n))
         return torch.from_numpy(flat.reshape(*entries_Bn.shape, -1))
 
 

@@ -19,7 +19,9 @@ def row_widths(config: ModelConfig, features: tuple[FeatureConfig, ...]) -> dict
     widths = {"user": config.id_dim, "item": config.item_dim}
     if not config.shared_items:
         widths["history_item"] = config.id_dim
-    return widths | {feature.table: feature.dim for feature in features if feature.kind == "category"}
+    fields = [feature for feature in features if feature.kind != "number"]
+    # The fields of a factorisation machine are all as wide as an ID row.
+    return widths | {one.table: config.id_dim if config.kind == "fm" else one.dim for one in fields}
 
 
 def ids_state(part: Tensors) -> Tensors:

@@ -13,6 +13,7 @@ from models.dense_adam import DenseAdam
 from models.hard_negatives import HardNegatives, offline_hard
 from models.item2vec import item2vec
 from models.lookup import Rows
+from models.model_config import PER_ROW_LOSSES
 from models.request_targets import companions
 from models.resampling import resampled
 from models.samplers import (
@@ -34,13 +35,10 @@ _CHUNK = 1024
 class Training:
     """Moves the rows and weights of `parts`; counts its steps and passes, which key all random numbers."""
 
-    def __init__(
-        self, parts: ModelParts, adam: DenseAdam, rejects: HardNegatives, learned: LearnedUnigramSampler
-    ) -> None:
+    def __init__(self, parts: ModelParts, adam: DenseAdam, rejects: HardNegatives) -> None:
         self._parts = parts
         self._adam = adam
         self._rejects = rejects
-        self._learned = learned
         self.stepper = Stepper(parts)
         self.steps = 0
         self.passes = 0
@@ -61,7 +59,7 @@ class Training:
             order = np.random.Generator(np.random.Philox(key=[config.seed, self.passes])).permutation(
                 len(samples)
             )
-        order, self.resampled = resampled(config, samples, order)
+        order, self.resampled = resampled(config, samples, order, salt=self.passes)
         raw = parts.features.with_age(samples.numbers, samples.ts_ms.max() - samples.ts_ms)
         parts.features.fit(raw)
         parts.item_features.fit(parts.items.numbers)
@@ -91,7 +89,6 @@ class Training:
             positions = order[start : start + config.batch_size]
             self._adam.zero_grad()
             batch = samples.take(positions)
-            self._learned.observe(batch.item.astype(np.int64))
             loss, _ = self.stepper.step(batch, positions, plan, self.steps)
             self._adam.step()
             self.steps += 1
@@ -127,7 +124,6 @@ class Training:
         for start in range(0, len(samples), config.batch_size_incremental):
             places = slice(start, min(start + config.batch_size_incremental, len(samples)))
             batch = samples.take(places)
-            self._learned.observe(batch.item.astype(np.int64))
             if everything:
                 self._adam.zero_grad()
             with parts.tables.cold_rows_kept(trained):
@@ -141,11 +137,12 @@ class Training:
 
     def _sampler(self) -> Sampler:
         ids, config = self._parts.tables.ids["item"], self._parts.config
-        if config.negative_source == "learned_unigram":
-            return self._learned
         live = ids.live_entries()
         live = live[ids.entry_rows[live] > 0]
         counts = ids.counts(live)
+        if config.negative_source == "learned_unigram":
+            p = self._parts.estimator.probability(live)
+            return LearnedUnigramSampler(live, p, ids.entry_capacity, config.negative_power, config.seed)
         if config.negative_source == "log_uniform":
             return LogUniformSampler(live, frequency_ranks(counts), ids.entry_capacity, config.seed)
         power = 0.0 if config.negative_source == "uniform" else config.negative_power
@@ -159,13 +156,14 @@ class Training:
         config = self._parts.config
         if "offline" not in config.hard_negatives:
             return None
-        picks = np.full((len(samples), config.hard_per_row), -1, np.int64)
+        n = config.negatives_per_row if config.loss in PER_ROW_LOSSES else config.hard_per_row
+        picks = np.full((len(samples), n), -1, np.int64)
         if self.passes == 0:
             return picks  # a model that has learned nothing has no results
         for start in range(0, len(samples), _CHUNK):
             part = samples.take(slice(start, start + _CHUNK))
             picks[start : start + len(part)] = offline_hard(
-                rank(part), part.item.astype(np.int64), config.hard_ranks, config.hard_per_row,
+                rank(part), part.item.astype(np.int64), config.hard_ranks, n,
                 part.sequence, self.passes,
             )  # fmt: skip
         return picks
