@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Float32Array, Int32Array, Int64Array, UInt8Array
-from models.key_bytes import keys_from_buffers
 from models.native import compiled
 
 _SPACE = np.uint8(32)
@@ -42,31 +41,31 @@ class KeyBags:
 
 
 @compiled
-def _joined(data: UInt8Array, ranges: Int64Array, out_offsets: Int32Array, out: UInt8Array) -> None:
+def copy_ranges(data: UInt8Array, ranges: Int64Array) -> tuple[UInt8Array, Int32Array]:
+    """Stretches of data uint8[...] as (bytes, offsets int32[n+1]) of n keys.
+
+    ranges: int64[n, 4] start, end, and start, end of a second part that follows after a space (-1, -1 =
+    none).
+    """
+    offsets = np.zeros(len(ranges) + 1, np.int32)
     for key in range(len(ranges)):
-        at = out_offsets[key]
+        length = ranges[key, 1] - ranges[key, 0]
+        if ranges[key, 2] >= 0:
+            length += 1 + ranges[key, 3] - ranges[key, 2]
+        offsets[key + 1] = offsets[key] + length
+    copied = np.empty(offsets[-1], np.uint8)
+    for key in range(len(ranges)):
+        at = offsets[key]
         for place in range(ranges[key, 0], ranges[key, 1]):
-            out[at] = data[place]
+            copied[at] = data[place]
             at += 1
         if ranges[key, 2] >= 0:
-            out[at] = _SPACE
+            copied[at] = _SPACE
             at += 1
             for place in range(ranges[key, 2], ranges[key, 3]):
-                out[at] = data[place]
+                copied[at] = data[place]
                 at += 1
-
-
-def keys_of_ranges(data: UInt8Array, ranges: Int64Array) -> pa.StringArray:
-    """string[n] of stretches of data uint8[...]: ranges int64[n, 4] start, end, and start, end of a second
-    part that follows after a space (-1, -1 = none).
-    """
-    lengths = ranges[:, 1] - ranges[:, 0]
-    lengths += np.where(ranges[:, 2] >= 0, ranges[:, 3] - ranges[:, 2] + 1, 0)
-    offsets = np.zeros(len(ranges) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    out = np.empty(int(offsets[-1]), np.uint8)
-    _joined(data, ranges, offsets, out)
-    return keys_from_buffers(out, offsets)
+    return copied, offsets
 
 
 @compiled

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.arrays import Index, Int32Array, Int64Array, UInt8Array
-from models.key_bags import KeyBags, keys_of_ranges
-from models.key_bytes import key_array, key_buffers
+from models.key_bags import KeyBags, copy_ranges
+from models.key_bytes import key_array, key_buffers, keys_from_buffers
 from models.native import compiled
 
 _BETWEEN, _LETTER, _WORD = 0, 1, 2
@@ -73,7 +73,7 @@ def _words(data: UInt8Array, start: Index, end: Index, words: Int64Array) -> int
 
 
 @compiled
-def _tokens(data: UInt8Array, offsets: Int32Array, length: int) -> tuple[Int64Array, Int64Array]:
+def _tokens(data: UInt8Array, offsets: Int32Array, length: int) -> tuple[UInt8Array, Int32Array, Int64Array]:
     rows = len(offsets) - 1
     longest, most = 0, 0
     for row in range(rows):
@@ -98,7 +98,8 @@ def _tokens(data: UInt8Array, offsets: Int32Array, length: int) -> tuple[Int64Ar
             ranges[n, 0], ranges[n, 1] = 0, 0
             n += 1
         bags[row + 1] = n
-    return ranges[:n], bags
+    keys, key_offsets = copy_ranges(data, ranges[:n])
+    return keys, key_offsets, bags
 
 
 def text_tokens(texts: pa.Array, length: int) -> KeyBags:
@@ -107,8 +108,8 @@ def text_tokens(texts: pa.Array, length: int) -> KeyBags:
     Words are runs of letters and digits, lower-cased; a Han character or a kana is a word by itself.
     """
     data, offsets = key_buffers(pc.utf8_lower(key_array(texts)))
-    ranges, bags = _tokens(data, offsets, length)
-    return KeyBags(keys_of_ranges(data, ranges), bags)
+    keys, key_offsets, bags = _tokens(data, offsets, length)
+    return KeyBags(keys_from_buffers(keys, key_offsets), bags)
 
 
 def joined_words(keys: pa.StringArray, offsets: Int64Array) -> pa.StringArray:

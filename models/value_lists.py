@@ -1,12 +1,14 @@
 """Columns with several values a row (lists, or texts with a separator) as bags of keys."""
 
+from functools import cache
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.arrays import Index, Int32Array, Int64Array, UInt8Array
-from models.key_bags import KeyBags, keys_of_ranges
-from models.key_bytes import key_array, key_buffers
+from models.key_bags import KeyBags, copy_ranges
+from models.key_bytes import key_array, key_buffers, keys_from_buffers
 from models.native import compiled
 
 
@@ -32,7 +34,7 @@ def _separated_at(data: UInt8Array, at: Index, end: Index, separator: UInt8Array
 @compiled
 def _split(
     data: UInt8Array, offsets: Int32Array, separator: UInt8Array, length: int
-) -> tuple[Int64Array, Int64Array]:
+) -> tuple[UInt8Array, Int32Array, Int64Array]:
     rows = len(offsets) - 1
     most = 0
     for row in range(rows):
@@ -58,13 +60,14 @@ def _split(
             ranges[n, 0], ranges[n, 1] = 0, 0
             n += 1
         bags[row + 1] = n
-    return ranges[:n], bags
+    keys, key_offsets = copy_ranges(data, ranges[:n])
+    return keys, key_offsets, bags
 
 
 @compiled
 def _listed(
     data: UInt8Array, offsets: Int32Array, lists: Int64Array, length: int
-) -> tuple[Int64Array, Int64Array]:
+) -> tuple[UInt8Array, Int32Array, Int64Array]:
     rows = len(lists) - 1
     ranges = np.full((rows + len(offsets) - 1, 4), -1, np.int64)
     bags = np.zeros(rows + 1, np.int64)
@@ -80,7 +83,13 @@ def _listed(
             ranges[n, 0], ranges[n, 1] = 0, 0
             n += 1
         bags[row + 1] = n
-    return ranges[:n], bags
+    keys, key_offsets = copy_ranges(data, ranges[:n])
+    return keys, key_offsets, bags
+
+
+@cache
+def _bytes_of(separator: str) -> UInt8Array:
+    return np.frombuffer(separator.encode(), np.uint8)
 
 
 def value_lists(column: pa.Array, separator: str, length: int) -> KeyBags:
@@ -94,8 +103,8 @@ def value_lists(column: pa.Array, separator: str, length: int) -> KeyBags:
         lists = np.zeros(len(column) + 1, np.int64)
         np.cumsum(sizes, out=lists[1:])
         data, offsets = key_buffers(values.cast(pa.string()))
-        ranges, bags = _listed(data, offsets, lists, length)
+        keys, key_offsets, bags = _listed(data, offsets, lists, length)
     else:
         data, offsets = key_buffers(key_array(column))
-        ranges, bags = _split(data, offsets, np.frombuffer(separator.encode(), np.uint8), length)
-    return KeyBags(keys_of_ranges(data, ranges), bags)
+        keys, key_offsets, bags = _split(data, offsets, _bytes_of(separator), length)
+    return KeyBags(keys_from_buffers(keys, key_offsets), bags)
