@@ -13,11 +13,15 @@ START_MS = 1_700_000_000_000
 FEATURES = (
     FeatureConfig(name="age", source="user", kind="number", transforms=("square", "sqrt", "log")),
     FeatureConfig(name="town", source="user", dim=4),
+    FeatureConfig(name="interests", source="user", kind="categories", length=3, dim=4),
     FeatureConfig(name="device", source="context", dim=4),
+    FeatureConfig(name="query", source="context", kind="tokens", length=5, dim=4),
     FeatureConfig(name="scene", source="context", dim=4),
     FeatureConfig(name="hour_of_day", source="time", dim=4),
     FeatureConfig(name="example_age", source="time", kind="number"),
+    FeatureConfig(name="town_by_hour", source="context", kind="cross", of=("town", "hour_of_day"), dim=4),
     FeatureConfig(name="colour", source="item", dim=8),
+    FeatureConfig(name="tags", source="item", kind="categories", length=2, separator="|", dim=4),
     FeatureConfig(name="price", source="item", kind="number", transforms=("log",)),
 )
 
@@ -35,7 +39,10 @@ def events(n=400, users=20, items=40, seed=0, start_ms=START_MS, span_ms=DAY_MS,
     ts = np.sort(rng.integers(start_ms, start_ms + span_ms, n))
     user = rng.integers(0, users, n) + user_offset
     item = (rng.zipf(1.3, n) + 3 * user) % items  # users differ in taste
-    context = [[("device", "phone" if value % 2 else "desk")] for value in rng.integers(0, 3, n)]
+    context = [
+        [("device", "phone" if value % 2 else "desk"), ("query", f"Blue no {value}" if value < 2 else "")]
+        for value in rng.integers(0, 3, n)
+    ]
     return pa.table(
         {
             "user_id": pa.array([f"#{value}" if value % 2 else f"u{value}" for value in user]),
@@ -56,6 +63,7 @@ def catalogue(users=20, items=40):
             {
                 "item_id": [f"i{value}" for value in range(items)],
                 "colour": [None if value % 7 == 0 else f"c{value % 5}" for value in range(items)],
+                "tags": ["|".join(f"g{tag % 4}" for tag in range(value % 3)) for value in range(items)],
                 "price": pa.array(
                     [None if value % 9 == 0 else value * 1.5 for value in range(items)], pa.float64()
                 ),
@@ -68,6 +76,7 @@ def catalogue(users=20, items=40):
                     [None if value % 6 == 0 else str(20 + value) for value in range(users)], pa.string()
                 ),
                 "town": [f"t{value % 3}" for value in range(users)],
+                "interests": [[f"x{tag}" for tag in range(value % 4)] for value in range(users)],
             }
         ),
     )

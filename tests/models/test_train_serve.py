@@ -71,7 +71,7 @@ def test_training_learner_and_server_agree(kind, changes):
     np.testing.assert_allclose(published.user_vectors(one)[0], from_keys[150], atol=1e-6)
     keys, vectors = learner.item_vectors()
     items = catalogue().items.take(pa.array(catalogue().item_positions(keys)))
-    attributes = {name: items[name].combine_chunks() for name in ("colour", "price")}
+    attributes = {name: items[name].combine_chunks() for name in ("colour", "tags", "price")}
     np.testing.assert_allclose(published.item_vectors(keys, attributes), vectors, atol=1e-6)
 
 
