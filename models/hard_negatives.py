@@ -162,7 +162,7 @@ def offline_hard(
 
     scores: float32[N, items] of the model, -inf for what it cannot answer. Never the row's target int64[N];
     drawn without replacement, a pure function of scores and (key, salt). Ranks 101 to 500 were best (Huang
-    et al., KDD 2020, section 6.2).
+    et al., KDD 2020, section 6.1).
     """
     first, last = ranks
     best, items = torch.topk(torch.from_numpy(scores), min(last, scores.shape[1]), dim=1)
