@@ -10,6 +10,7 @@ from models.arrays import Int64Array
 
 History = Sequence[tuple[str, int]]
 """(item key, ts_ms), oldest first."""
+Value = str | float | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def one_moment(
     user_id: str,
     ts_ms: int,
     history: History,
-    context: Mapping[str, str | None] | None = None,
-    user_attributes: Mapping[str, str | Sequence[str] | None] | None = None,
+    context: Mapping[str, Value] | None = None,
+    user_attributes: Mapping[str, Value] | None = None,
     histories: Mapping[str, History] | None = None,
 ) -> Moments:
     """The Moments of a single request."""
@@ -104,9 +105,7 @@ def one_moment(
     texts = [value if isinstance(value, str) else None for value in values]
     made = pa.array(texts, pa.string())  # one array of all is built faster
     columns: list[pa.Array] = [
-        made.slice(place, 1)
-        if value is None or isinstance(value, str)
-        else pa.array([list(value)], pa.list_(pa.string()))
+        made.slice(place, 1) if value is None or isinstance(value, str) else pa.array([value])
         for place, value in enumerate(values)
     ]
     main = _one_list(history)
