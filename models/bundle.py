@@ -1,7 +1,8 @@
 """The daily bundle: everything needed to serve, to warm-start the next training and to encode new items.
 
 `bundles/<bundle_id>/` holds `models/<name>/<part>.safetensors`, `models/<name>/items.safetensors`,
-`models/<name>/index.faiss`, `channels/popularity.safetensors` and `manifest.json` (models/artifact.py).
+`models/<name>/index.faiss`, `channels/<name>/neighbours.safetensors` and `state.safetensors` of the
+item-to-item channels, `channels/popularity.safetensors` and `manifest.json` (models/artifact.py).
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ class BundleFields(msgspec.Struct, frozen=True, kw_only=True):
     parent: the bundle this one was warm-started from, "" for none.
     watermark_ms: event time up to which every event is in it; positions, seal_sequence: the same in the
     archive; catalogue_sequence: the same in the catalogue. models: name -> {"kind", "config", "features",
-    "index"}; gates: name -> result; versions: library -> version. created_ms: wall time of the writing,
-    injected (not part of the identity).
+    "index"}; channels: item-to-item channels, name -> {"kind", "config", "triggers"} (absent without any);
+    gates: name -> result; versions: library -> version. created_ms: wall time of the writing, injected (not
+    part of the identity).
     """
 
     watermark_ms: int
     models: dict[str, dict[str, Any]]
+    channels: dict[str, dict[str, Any]] = {}
     parent: str = ""
     positions: dict[str, int] = {}
     seal_sequence: int = 0
@@ -59,6 +62,16 @@ def index_file(model: str) -> str:
     return f"models/{model}/index.faiss"
 
 
+def neighbours_file(channel: str) -> str:
+    """Name of the neighbours of one item-to-item channel inside a bundle."""
+    return f"channels/{channel}/neighbours.safetensors"
+
+
+def channel_state_file(channel: str) -> str:
+    """Name of what one item-to-item channel goes on from, inside a bundle."""
+    return f"channels/{channel}/state.safetensors"
+
+
 def write_bundle(root: Path, files: Mapping[str, Content], fields: BundleFields) -> str:
     """Publish a bundle under `root`/bundles; returns its id, `<watermark as UTC time>-<12 hex of its
     content>`.
@@ -67,6 +80,8 @@ def write_bundle(root: Path, files: Mapping[str, Content], fields: BundleFields)
     """
     body = msgspec.to_builtins(fields)
     created = {key: body.pop(key) for key in ("created_ms", "git", "versions")}
+    if not fields.channels:
+        del body["channels"]
     manifest = {
         "format": "bundle",
         "format_version": FORMAT_VERSION,

@@ -1,8 +1,9 @@
-"""The delta between bundles: changed rows, re-encoded item vectors, tombstones and the popularity list.
+"""The delta between bundles: changed rows, re-encoded item vectors, tombstones, neighbours and popularity.
 
 `deltas/<bundle_id>/<sequence>/` follows its predecessor; `<sequence>-cumulative/` holds everything since the
 bundle, for a reader that missed one. `rows.safetensors` has `<model>/<table>/keys.bytes|keys.offsets|rows`
-(and `vectors` of items), `<model>/<table>/tombstones.bytes|tombstones.offsets`, and
+(and `vectors` of items), `<model>/<table>/tombstones.bytes|tombstones.offsets`,
+`channels/<name>/triggers.*|items.*|offsets|neighbours|scores` of the item-to-item channels, and
 `popularity/keys.*|scores`.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,6 +21,7 @@ import pyarrow as pa
 from models.arrays import Float32Array, Float64Array
 from models.artifact import Artifact, ArtifactError, open_artifact, pack_keys, publish, unpack_keys
 from models.bundle import check_format
+from models.neighbour_rows import NeighbourRows
 from models.tensor_file import Array
 
 FORMAT_VERSION = 1
@@ -79,11 +82,14 @@ class PopularityList:
 
 @dataclass(frozen=True)
 class Delta:
-    """One delta in memory: tables[model][table], and the popularity list (None = unchanged)."""
+    """One delta in memory: tables[model][table], the popularity list (None = unchanged), and the changed
+    triggers of item-to-item channels by name.
+    """
 
     fields: DeltaFields
     tables: Mapping[str, Mapping[str, TableRows]]
     popularity: PopularityList | None = None
+    channels: Mapping[str, NeighbourRows] = field(default_factory=dict)
 
 
 def delta_path(root: Path, base: str, sequence: int, cumulative: bool) -> Path:
@@ -115,15 +121,20 @@ def write_delta(root: Path, delta: Delta) -> Artifact:
             counts[f"{model}/{table}"] = {"rows": len(rows.keys), "tombstones": len(rows.tombstones)}
     if delta.popularity is not None:
         tensors |= delta.popularity.tensors("popularity/")
+    for name, neighbours in delta.channels.items():
+        tensors |= neighbours.tensors(_channel(name))
     body = msgspec.to_builtins(fields)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": "delta",
         "format_version": FORMAT_VERSION,
-        "empty": not any(n for count in counts.values() for n in count.values()),
+        "empty": not any(n for count in counts.values() for n in count.values())
+        and not any(map(len, delta.channels.values())),
         "counts": counts,
         "created": {"created_ms": body.pop("created_ms")},
         **body,
     }
+    if delta.channels:
+        manifest["channels"] = {name: {"triggers": len(rows)} for name, rows in delta.channels.items()}
     # previous_sequence 0 may also be the first increment: sequence 1 is both, and is stored as the increment.
     cumulative = is_cumulative(fields.previous_sequence, fields.sequence)
     target = delta_path(root, fields.base, fields.sequence, cumulative)
@@ -163,7 +174,17 @@ def open_delta(path: Path, base: str, verify: bool = True) -> Delta:
         except (KeyError, ValueError) as error:
             raise ArtifactError(path / ROWS_FILE, f"the tensors of {name}", str(error)) from error
     popular = PopularityList.from_tensors(tensors, "popularity/") if "popularity/scores" in tensors else None
-    return Delta(fields, tables, popular)
+    channels = {}
+    for name in manifest.get("channels", {}):
+        try:
+            channels[name] = NeighbourRows.from_tensors(tensors, _channel(name))
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(path / ROWS_FILE, f"the tensors of channel {name}", str(error)) from error
+    return Delta(fields, tables, popular, channels)
+
+
+def _channel(name: str) -> str:
+    return f"channels/{name}/"
 
 
 def _packed(prefix: str, keys: pa.Array) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.arrays import Int64Array, Tensors
+from models.feature_config import HistoryConfig
 from models.item_cf import item_cf
 from models.neighbour_rows import NeighbourRows
 from models.swing import swing
@@ -63,6 +65,16 @@ class ItemToItemConfig(BaseModel):
     expire_after_days: float = Field(
         400, gt=0, description="An event this old in event time is forgotten, and with it items and users."
     )
+
+    @property
+    def read_length(self) -> int:
+        """Newest positive events of a user that an answer reads."""
+        return self.history_length
+
+    @property
+    def histories(self) -> Mapping[str, HistoryConfig]:
+        """None beside the positives."""
+        return {}
 
     @model_validator(mode="before")
     @classmethod

@@ -18,10 +18,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from models.arrays import Float32Array, Float64Array
-from models.bundle import POPULARITY_FILE
+from models.arrays import Float32Array
+from models.bundle import POPULARITY_FILE, neighbours_file
 from models.delta import PopularityList
 from models.index import load_items
+from models.item_to_item import ItemToItemConfig
+from models.moments import Moments
+from models.neighbour_rows import NeighbourRows
 from models.registry import Registry
 from serving.profile import Profile
 from serving.recall import POPULARITY, moment_of
@@ -106,7 +109,8 @@ def read_audit(path: Path) -> list[AuditRecord]:
 class Recomputed(msgspec.Struct, frozen=True):
     """The comparison of one answer with its recomputation.
 
-    mixed: what differs beyond the tolerance, "" = nothing. error: largest difference relative to |u||v|.
+    mixed: what differs beyond the tolerance, "" = nothing. error: largest difference relative to the size of
+    the terms, |u||v| for a dot product.
     """
 
     mixed: str
@@ -131,30 +135,16 @@ class AuditCheck:
             return Recomputed(
                 f"watermark_ms: expected {version.watermark_ms}, got {answer.watermark_ms}", 0.0, 0
             )
-        users: dict[str, Float64Array] = {}
+        asked: dict[str, _Asked] = {}
         worst, mixed = 0.0, ""
         for item in answer.items:
             key = encode_id(item.id)
             if item.channel == POPULARITY:
                 expected, scale = version.popular.get(key), abs(item.score)
             else:
-                if item.channel not in users:
-                    tower = version.towers[item.channel]
-                    user = encode_id(record.request.user_id)
-                    moment = moment_of(
-                        tower.config,
-                        user,
-                        record.ts_ms,
-                        record.history,
-                        record.request.context,
-                        record.attributes,
-                    )
-                    users[item.channel] = tower.user_vectors(moment)[0].astype(np.float64)
-                vector = version.vectors[item.channel].get(key)
-                expected, scale = None, 0.0
-                if vector is not None:
-                    expected = float(users[item.channel] @ vector)
-                    scale = float(np.linalg.norm(users[item.channel]) * np.linalg.norm(vector))
+                if item.channel not in asked:
+                    asked[item.channel] = version.asked(item.channel, record)
+                expected, scale = asked[item.channel](key)
             if expected is None:
                 mixed = mixed or f"{item.channel}/{item.id!r}: expected no such item, got score {item.score}"
                 continue
@@ -179,6 +169,10 @@ def recompute(record: AuditRecord, registry: Registry, load_tower: LoadTower) ->
     return AuditCheck(registry, load_tower).recompute(record)
 
 
+_Asked = Callable[[str], tuple[float | None, float]]
+"""Of one channel for one request: item key -> (its score, None = no such item, and the size of its terms)."""
+
+
 class _Version:
     """Bundle and deltas merged plainly: dictionaries instead of the serving index."""
 
@@ -194,10 +188,18 @@ class _Version:
             items = load_items(opened, name)
             self.towers[name] = load_tower(opened, name)
             self.vectors[name] = dict(zip(items.keys.to_pylist(), items.base.vectors, strict=True))
+        self.item_to_item: dict[str, ItemToItemConfig] = {}
+        self.neighbours: dict[str, dict[str, dict[str, float]]] = {}
+        for name, entry in opened.manifest.get("channels", {}).items():
+            self.item_to_item[name] = ItemToItemConfig.model_validate(entry["config"])
+            neighbours = NeighbourRows.from_tensors(opened.tensors(neighbours_file(name)))
+            self.neighbours[name] = _by_trigger(neighbours)
         for ref in registry.chain(bundle, 0, delta):
             change = registry.open_delta(ref)
             self.watermark_ms = change.fields.watermark_ms
             popularity = change.popularity or popularity
+            for name, changed in change.channels.items():
+                self.neighbours[name] |= _by_trigger(changed)
             for name, tables in change.tables.items():
                 rows: dict[str, tuple[pa.Array, Float32Array]] = {
                     t: (r.keys, r.rows) for t, r in tables.items()
@@ -213,3 +215,51 @@ class _Version:
                             zip(tables[ITEM_TABLE].keys.to_pylist(), vectors, strict=True)
                         )
         self.popular = dict(zip(popularity.keys.to_pylist(), popularity.scores.tolist(), strict=True))
+
+    def asked(self, channel: str, record: AuditRecord) -> _Asked:
+        """How `channel` scores items for the request of `record`."""
+        known = channel in self.item_to_item
+        config = self.item_to_item[channel] if known else self.towers[channel].config
+        moment = moment_of(
+            config,
+            encode_id(record.request.user_id),
+            record.ts_ms,
+            record.history,
+            record.request.context,
+            record.attributes,
+        )
+        return self._from_neighbours(channel, moment) if known else self._from_tower(channel, moment)
+
+    def _from_tower(self, name: str, moment: Moments) -> _Asked:
+        queries, vectors = self.towers[name].queries(moment), self.vectors[name]
+        u_VW = queries.vectors[0].astype(np.float64)
+        own = dict(zip(queries.own_id.to_pylist(), queries.own_score.tolist(), strict=True))
+
+        def score(key: str) -> tuple[float | None, float]:
+            vector, added = vectors.get(key), own.get(key, 0.0)
+            if vector is None:
+                return None, 0.0
+            size = np.linalg.norm(u_VW, axis=1).max() * np.linalg.norm(vector)
+            return float((u_VW @ vector).max()) + added, float(size) + abs(added)
+
+        return score
+
+    def _from_neighbours(self, name: str, moment: Moments) -> _Asked:
+        half_life_ms = self.item_to_item[name].recency_half_life_h * 3_600_000
+        newest = int(moment.history_ts_ms.max(initial=0))
+        sums: dict[str, float] = {}
+        for trigger, ts in zip(moment.history_id.to_pylist(), moment.history_ts_ms.tolist(), strict=True):
+            weight = 2.0 ** ((ts - newest) / half_life_ms) if half_life_ms else 1.0
+            for key, similarity in self.neighbours[name].get(trigger, {}).items():
+                sums[key] = sums.get(key, 0.0) + weight * similarity
+        return lambda key: (sums.get(key), sums.get(key, 0.0))
+
+
+def _by_trigger(rows: NeighbourRows) -> dict[str, dict[str, float]]:
+    """Trigger key -> neighbour key -> similarity."""
+    names, offsets = rows.items.take(pa.array(rows.neighbours)).to_pylist(), rows.offsets.tolist()
+    scores = rows.scores.tolist()
+    return {
+        trigger: dict(zip(names[begin:end], scores[begin:end], strict=True))
+        for trigger, begin, end in zip(rows.triggers.to_pylist(), offsets[:-1], offsets[1:], strict=True)
+    }

@@ -18,7 +18,9 @@ class ServingConfig(BaseModel):
         "wall",
         description="Moment of a request that names none: wall time, or the newest event time (replays).",
     )
-    models: tuple[str, ...] = Field((), description="Recall models to serve, best first; empty = all.")
+    models: tuple[str, ...] = Field(
+        (), description="Recall models and item-to-item channels to serve, best first; empty = all."
+    )
     profile_timeout_s: float = Field(
         0.2, gt=0, description="After this long a profile counts as not available."
     )

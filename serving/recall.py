@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from models.arrays import Float32Array, Int64Array
 from models.moments import Moments, one_moment
+from models.retrieve import retrieve
 from serving.errors import NotFound
 from serving.merge import snake_merge
 from serving.profile import HistoryEntry, Profile
 from serving.schema import Explanation, RecallAnswer, RecalledItem, RecallRequest, SimilarAnswer
-from serving.snapshot import Channel, Snapshot, TowerConfig
+from serving.snapshot import Channel, NeighbourChannel, Snapshot, TowerConfig
 from serving.validation import key_text
 from stream.keys import decode_id
 
@@ -30,8 +31,9 @@ def recall(
 ) -> RecallAnswer:
     """Answer one request from one snapshot.
 
-    A user without history gets the towers' items (from the user's row and the context) in turn with what is
-    popular. ts_ms: moment of the request. Raises BadRequest for an ID that is none.
+    The models and item-to-item channels take turns. A user without history gets the towers' items (from the
+    user's row and the context) in turn with what is popular. ts_ms: moment of the request.
+    Raises BadRequest for an ID that is none.
     """
     user = key_text(request.user_id, "$.user_id")
     excluded = {key_text(item, f"$.exclude[{at}]") for at, item in enumerate(request.exclude)}
@@ -41,13 +43,12 @@ def recall(
     names: list[str] = []
     rankings: list[Ranking] = []
     history = 0
-    for name, channel in snapshot.channels.items():
-        moment = moment_of(
-            channel.tower.config, user, ts_ms, profile.history, request.context, profile.attributes
-        )
+    for name in snapshot.names:
+        channel = snapshot.channels.get(name) or snapshot.neighbours[name]
+        moment = moment_of(channel.config, user, ts_ms, profile.history, request.context, profile.attributes)
         history = max(history, len(moment.history_id))
         names.append(name)
-        rankings.append(_from_tower(channel, moment, request.k, excluded_keys))
+        rankings.append(_from_channel(channel, moment, request.k, excluded_keys))
     cold = history == 0
     if cold:
         names, rankings = [POPULARITY, *names], [_popular(snapshot, request.k, excluded), *rankings]
@@ -84,45 +85,68 @@ def moment_of(
     context: Mapping[str, str],
     attributes: Mapping[str, str],
 ) -> Moments:
-    """The input of a user tower: of the history, the newest entries of the kinds the model was trained on.
+    """The input of a model or channel: of the live history, the newest entries of each of its histories.
 
-    An item counts once per request, at its first such kind, as in training. What happened after the moment is
-    not yet history.
+    What happened after the moment is not yet history.
     """
-    kinds = config.positives
+    return one_moment(
+        user,
+        ts_ms,
+        _newest(history, config.positives, config.read_length, ts_ms),
+        context,
+        attributes,
+        {name: _newest(history, of.kinds, of.length, ts_ms) for name, of in config.histories.items()},
+    )
+
+
+def _newest(
+    history: Sequence[HistoryEntry], kinds: Sequence[str], length: int, ts_ms: int
+) -> list[tuple[str, int]]:
+    """(item key, ts_ms) of the newest entries of some kinds, oldest first.
+
+    An item counts once per request, at its first such kind, as in training.
+    """
     entries: dict[tuple[object, str], int] = {}
     for place, entry in enumerate(history):
         if entry.kind in kinds and entry.item_id and entry.ts_ms <= ts_ms:
             entries.setdefault((entry.request_id or place, entry.item_id), entry.ts_ms)
-    newest = [(item, at) for (_, item), at in entries.items()][-config.history_length :]
-    return one_moment(user, ts_ms, newest, context, attributes)
+    return [(item, at) for (_, item), at in entries.items()][-length:]
 
 
 def similar(snapshot: Snapshot, keys: Sequence[str], k: int, model: str = "") -> SimilarAnswer:
-    """The k items nearest to the first of `keys` that exists, by the vectors of `model` ("" = the first).
+    """The k items nearest to the first of `keys` that exists, by the vectors of a recall model or by the
+    neighbours of an item-to-item channel; `model` names either ("" = the first).
 
     Raises NotFound.
     """
-    if not snapshot.channels or (model and model not in snapshot.channels):
-        raise NotFound(f"model: expected one of {', '.join(snapshot.channels)}, got {model!r}")
-    name = model or next(iter(snapshot.channels))
-    items = snapshot.channels[name].items
-    positions = items.lookup(pa.array(keys, pa.string()))
+    if not snapshot.names or (model and model not in snapshot.names):
+        raise NotFound(f"model: expected one of {', '.join(snapshot.names)}, got {model!r}")
+    name = model or snapshot.names[0]
+    channel = snapshot.channels.get(name) or snapshot.neighbours[name]
+    positions = channel.items.lookup(pa.array(keys, pa.string()))
     known = positions[positions >= 0][:1]
     if not len(known):
         raise NotFound(f"item: expected an item of {snapshot.bundle}/{snapshot.delta}, got {keys[0]!r}")
-    found = _ranked(items.search(items.vectors_of(known), k, [known]), snapshot.channels[name])
+    if isinstance(channel, NeighbourChannel):
+        scores, near = channel.items.similar(int(known[0]), k)
+        found = _ranked((scores[None], near[None]), channel)
+    else:
+        items = channel.items
+        found = _ranked(items.search(items.vectors_of(known), k, [known]), channel)
     answer = [RecalledItem(decode_id(key), score, name) for key, score in found]
     return SimilarAnswer(answer, snapshot.bundle, snapshot.delta, snapshot.watermark_ms)
 
 
-def _from_tower(channel: Channel, moment: Moments, k: int, excluded_keys: pa.Array | None) -> Ranking:
-    u_BD = channel.tower.user_vectors(moment)
+def _from_channel(
+    channel: Channel | NeighbourChannel, moment: Moments, k: int, excluded_keys: pa.Array | None
+) -> Ranking:
     excluded = None if excluded_keys is None else [channel.items.lookup(excluded_keys)]
-    return _ranked(channel.items.search(u_BD, k, excluded), channel)
+    if isinstance(channel, NeighbourChannel):
+        return _ranked(channel.items.search(moment, k, excluded), channel)
+    return _ranked(retrieve(channel.tower.queries(moment), channel.items, k, excluded), channel)
 
 
-def _ranked(found: tuple[Float32Array, Int64Array], channel: Channel) -> Ranking:
+def _ranked(found: tuple[Float32Array, Int64Array], channel: Channel | NeighbourChannel) -> Ranking:
     scores, positions = found[0][0], found[1][0]
     if len(positions) and positions[-1] < 0:
         scores, positions = scores[positions >= 0], positions[positions >= 0]

@@ -34,9 +34,11 @@ class RecallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RecalledItem(msgspec.Struct, frozen=True, gc=False):
-    """An item, and the channel it came from: the name of a recall model, or "popularity".
+    """An item, and the channel it came from: the name of a recall model or item-to-item channel, or
+    "popularity".
 
-    Scores compare within one channel: dot product of user and item vector, or decayed count.
+    Scores compare within one channel: the model's score, sum of similarities to the history, or decayed
+    count.
     """
 
     id: int | str

@@ -1,5 +1,5 @@
-"""One immutable version of everything a request reads: towers with their ID rows, item indexes,
-popularity.
+"""One immutable version of everything a request reads: towers with their ID rows, item indexes, neighbours
+of items, popularity.
 """
 
 from __future__ import annotations
@@ -12,19 +12,38 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Float32Array
-from models.artifact import Artifact
-from models.bundle import POPULARITY_FILE
+from models.artifact import Artifact, ArtifactError
+from models.bundle import POPULARITY_FILE, neighbours_file
 from models.delta import Delta, PopularityList
 from models.index import LoadedItems, load_items
 from models.item_index import ItemIndex
+from models.item_to_item import ItemToItemConfig
 from models.moments import Moments, one_moment
+from models.neighbour_rows import NeighbourRows
+from models.neighbours import Neighbours
+from models.query import Queries
+from models.retrieve import retrieve
 from serving.errors import SnapshotRefused
 
 ITEM_TABLE = "item"
 
 
+class HistoryConfig(Protocol):
+    """What serving reads of the configuration of a further history."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of events that make it up."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Newest entries the model reads."""
+        ...
+
+
 class TowerConfig(Protocol):
-    """What serving reads of a model's configuration."""
+    """What serving reads of the configuration of a model or of an item-to-item channel."""
 
     @property
     def positives(self) -> tuple[str, ...]:
@@ -32,8 +51,13 @@ class TowerConfig(Protocol):
         ...
 
     @property
-    def history_length(self) -> int:
-        """Newest history items the tower reads."""
+    def read_length(self) -> int:
+        """Newest entries of that history the model reads."""
+        ...
+
+    @property
+    def histories(self) -> Mapping[str, HistoryConfig]:
+        """Further histories by name: kinds of events, and the newest entries read."""
         ...
 
 
@@ -45,8 +69,8 @@ class UserTower(Protocol):
         """The model's configuration."""
         ...
 
-    def user_vectors(self, moments: Moments) -> Float32Array:
-        """float32[N, D] of the moments; never mutates."""
+    def queries(self, moments: Moments) -> Queries:
+        """What the item index is asked for the moments; never mutates."""
         ...
 
     def with_rows(
@@ -68,40 +92,76 @@ class Channel:
     tower: UserTower
     items: ItemIndex
 
+    @property
+    def config(self) -> TowerConfig:
+        """Configuration of the model."""
+        return self.tower.config
+
+
+@dataclass(frozen=True)
+class NeighbourChannel:
+    """One item-to-item channel: whose history it asks for, and the neighbours of every trigger."""
+
+    config: ItemToItemConfig
+    items: Neighbours
+
+    @classmethod
+    def load(cls, bundle: Artifact, name: str) -> NeighbourChannel:
+        """The channel `name` of a bundle. Raises ArtifactError when its rows cannot be used."""
+        config = ItemToItemConfig.model_validate(bundle.manifest["channels"][name]["config"])
+        file = neighbours_file(name)
+        try:
+            rows = NeighbourRows.from_tensors(bundle.tensors(file))
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(bundle.path(file), "rows of neighbours", str(error)) from error
+        return cls(config, Neighbours.over(rows, config.recency_half_life_h * 3_600_000))
+
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What one request reads, all of one version: bundle, deltas up to `delta`, data up to `watermark_ms`."""
+    """What one request reads, all of one version: bundle, deltas up to `delta`, data up to `watermark_ms`.
+
+    names: the recall models (`channels`) and item-to-item channels (`neighbours`) in the order in which they
+    are merged.
+    """
 
     bundle: str
     delta: int
     watermark_ms: int
     catalogue: int
     schema_hash: str
+    names: Sequence[str]
     channels: Mapping[str, Channel]
+    neighbours: Mapping[str, NeighbourChannel]
     popularity: PopularityList
     popular_keys: Sequence[str]
     popular_scores: Sequence[float]
 
     @classmethod
     def load(cls, bundle: Artifact, load_tower: LoadTower, names: Sequence[str] = ()) -> Snapshot:
-        """From a verified bundle; `names` picks and orders models (empty = all).
+        """From a verified bundle; `names` picks and orders models and item-to-item channels (empty = all, the
+        models first).
 
         Raises SnapshotRefused when a golden query or the tower answers wrongly.
         """
         manifest = bundle.manifest
-        missing = [name for name in names if name not in manifest["models"]]
-        if missing:
+        item_to_item = manifest.get("channels", {})
+        held = [*sorted(manifest["models"]), *sorted(item_to_item)]
+        if not set(names) <= set(held):
             raise SnapshotRefused(
                 f"bundle {manifest_id(bundle)}: expected models {', '.join(names)}, got "
-                f"{', '.join(manifest['models'])}; change `models` of the serving configuration"
+                f"{', '.join(held)}; change `models` of the serving configuration"
             )
+        names = names or held
         channels = {}
-        for name in names or sorted(manifest["models"]):
+        for name in names:
+            if name in item_to_item:
+                continue
             loaded = load_items(bundle, name)
             items = ItemIndex.over(loaded.keys, loaded.base)
             _check_golden(manifest_id(bundle), name, loaded, items)
             channels[name] = Channel(load_tower(bundle, name), items)
+        neighbours = {name: NeighbourChannel.load(bundle, name) for name in names if name in item_to_item}
         popularity = PopularityList()
         if bundle.has(POPULARITY_FILE):
             popularity = PopularityList.from_tensors(bundle.tensors(POPULARITY_FILE))
@@ -111,7 +171,9 @@ class Snapshot:
             manifest["watermark_ms"],
             manifest["catalogue_sequence"],
             manifest["schema_hash"],
+            names,
             channels,
+            neighbours,
             popularity,
             popularity.keys.to_pylist(),
             popularity.scores.tolist(),
@@ -155,12 +217,19 @@ class Snapshot:
             except (ValueError, KeyError) as error:
                 raise SnapshotRefused(f"{where}: {model}: {error}") from error
             channels[model] = Channel(tower, items)
+        neighbours = {
+            name: replace(channel, items=channel.items.with_rows(delta.channels[name]))
+            if name in delta.channels
+            else channel
+            for name, channel in self.neighbours.items()
+        }
         popularity = delta.popularity or self.popularity
         return replace(
             self,
             delta=fields.sequence,
             watermark_ms=fields.watermark_ms,
             channels=channels,
+            neighbours=neighbours,
             popularity=popularity,
             popular_keys=popularity.keys.to_pylist(),
             popular_scores=popularity.scores.tolist(),
@@ -169,14 +238,17 @@ class Snapshot:
     def warm(self) -> None:
         """Touch what the first request would touch, and refuse a tower whose vectors do not fit its items."""
         for name, channel in self.channels.items():
-            u_BD = channel.tower.user_vectors(one_moment("", self.watermark_ms, []))
-            if u_BD.shape != (1, channel.items.dim) or not np.isfinite(u_BD).all():
+            queries = channel.tower.queries(one_moment("", self.watermark_ms, []))
+            u_BVW = queries.vectors
+            if len(u_BVW) != 1 or u_BVW.shape[2] != channel.items.dim or not np.isfinite(u_BVW).all():
                 raise SnapshotRefused(
                     f"{self.bundle}/{self.delta}: {name}: expected finite user vectors of width "
-                    f"{channel.items.dim}, got shape {u_BD.shape}, finite: {bool(np.isfinite(u_BD).all())}"
+                    f"{channel.items.dim}, got shape {u_BVW.shape}, finite: {bool(np.isfinite(u_BVW).all())}"
                 )
-            channel.items.search(u_BD, 10, [np.arange(min(1, len(channel.items.base)))])
+            retrieve(queries, channel.items, 10, [np.arange(min(1, len(channel.items.base)))])
             channel.items.lookup(pa.array(["", "#1"], pa.string()))
+        for neighbours in self.neighbours.values():
+            neighbours.items.search(one_moment("", self.watermark_ms, [("#1", self.watermark_ms)]), 10)
 
 
 def manifest_id(bundle: Artifact) -> str:

@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from models import artifact
-from models.artifact import ArtifactError, PublishConflict
+from models.artifact import ArtifactError, PublishConflict, open_artifact
 from models.bundle import items_file
 from models.delta import delta_path
+from models.neighbour_rows import NeighbourRows
 from models.pointer import Pointer, PointerStore
 from models.registry import DeltaRef, MissingDelta, Registry
-from tests.formats.sample import HOUR, bundle_fields, bundle_files, delta
+from tests.formats.sample import HOUR, bundle_fields, bundle_files, delta, keys
 
 
 @pytest.fixture
@@ -52,6 +55,47 @@ def test_delta_round_trip(registry):
     np.testing.assert_array_equal(rows.rows, np.full((1, 2), 3.0, np.float32))
     assert got.popularity.keys.to_pylist() == ["i1", "i0"]
     assert got.popularity.scores.tolist() == [2.0, 1.0]
+
+
+def test_channels_of_a_delta(registry):
+    base = registry.publish_bundle(bundle_files(), bundle_fields())
+    rows = NeighbourRows(
+        keys("i1", "gone"),
+        np.array([0, 2, 2]),
+        keys("i2", "i3"),
+        np.array([1, 0], np.int32),
+        np.array([0.5, 0.25], np.float32),
+    )
+    ref = registry.publish_delta(replace(delta(base, 1), channels={"cf": rows}))
+    got = registry.open_delta(ref).channels["cf"]
+    assert (got.triggers.to_pylist(), got.items.to_pylist()) == (["i1", "gone"], ["i2", "i3"])
+    assert got.offsets.tolist() == [0, 2, 2]
+    assert (got.neighbours.tolist(), got.scores.tolist()) == ([1, 0], [0.5, 0.25])
+    # A version that knew no channels wrote these bytes; they are still the same delta.
+    assert registry.publish_delta(delta(base, 2)) == registry.publish_delta(
+        replace(delta(base, 2), channels={})
+    )
+    manifest = open_artifact(delta_path(registry.root, base, 2, False)).manifest
+    assert "channels" not in manifest
+    assert open_artifact(delta_path(registry.root, base, 1, False)).manifest["channels"] == {
+        "cf": {"triggers": 2}
+    }
+    damaged = replace(rows, neighbours=np.array([1, 2], np.int32))
+    ref = registry.publish_delta(replace(delta(base, 3), channels={"cf": damaged}))
+    with pytest.raises(ArtifactError, match=r"the tensors of channel cf.*positions among 2 items"):
+        registry.open_delta(ref)
+
+
+def test_bundle_with_and_without_channels(registry):
+    without = registry.publish_bundle(bundle_files(), bundle_fields())
+    assert "channels" not in registry.open_bundle(without).manifest
+    held = {"cf": {"kind": "item_cf", "config": {}, "triggers": 3}}
+    assert (
+        registry.open_bundle(registry.publish_bundle(bundle_files(), bundle_fields(channels=held))).manifest[
+            "channels"
+        ]
+        == held
+    )
 
 
 def test_same_delta_twice_is_fine_other_bytes_are_not(registry):

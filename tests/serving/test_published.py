@@ -15,6 +15,7 @@ from models.index import IndexConfig, item_files
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
 from models.moments import one_moment
 from models.pointer import Pointer
+from models.retrieve import dense_scores
 from serving.audit import AuditCheck, AuditLog, read_audit
 from serving.config import ServingConfig
 from serving.metrics import ServingMetrics
@@ -124,9 +125,10 @@ def test_served_scores_are_the_learners(trained, redis_url, tmp_path):
     # The oracle: the learner itself, at the state of the delta.
     history = [(entry.item_id, entry.ts_ms) for entry in profile.history][-5:]
     moment = one_moment("#7", known["explain"]["ts_ms"], history, {"scene": "tab"})
-    u = learner.user_vectors(moment)[0]
     names, vectors = learner.item_vectors()
-    scores = dict(zip(names.to_pylist(), vectors @ u, strict=True))
+    scores = dict(
+        zip(names.to_pylist(), dense_scores(learner.queries(moment), names, vectors)[0].tolist(), strict=True)
+    )
     best = sorted(scores, key=scores.get, reverse=True)[:30]
     np.testing.assert_allclose(
         [item["score"] for item in known["items"]], [scores[name] for name in best], rtol=1e-4, atol=1e-5

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.moments import HistoryLists
 from serving.errors import BadRequest, NotFound
 from serving.profile import NO_PROFILE
 from serving.recall import moment_of, recall, similar
@@ -161,8 +162,19 @@ def test_an_item_counts_once_per_request_at_its_first_kind_of_the_model() -> Non
         entry("a", "click", 1, "r"), entry("a", "long_view", 2, "r"), entry("a", "like", 3, "r"),
         entry("a", "long_view", 4, "s"), entry("b", "long_view", 5, ""), entry("b", "long_view", 6, ""),
     ]  # fmt: skip
-    config = SimpleNamespace(positives=("long_view", "like"), history_length=9)
-    moment = moment_of(config, "u", 9, history, {}, {})
-    assert list(zip(moment.history_id.to_pylist(), moment.history_ts_ms.tolist(), strict=True)) == [
-        ("a", 2), ("a", 4), ("b", 5), ("b", 6),
-    ]  # fmt: skip
+    further = {
+        "clicks": SimpleNamespace(kinds=("click",), length=9),
+        "b": SimpleNamespace(kinds=("like", "x"), length=1),
+    }
+    config = SimpleNamespace(positives=("long_view", "like"), read_length=9, histories=further)
+    moment = moment_of(config, "u", 5, history, {}, {})
+
+    def entries(lists: HistoryLists) -> list[tuple[str, int]]:
+        return list(zip(lists.id.to_pylist(), lists.ts_ms.tolist(), strict=True))
+
+    assert entries(moment.history) == [("a", 2), ("a", 4), ("b", 5)]
+    assert {name: entries(lists) for name, lists in moment.histories.items()} == {
+        "clicks": [("a", 1)], "b": [("a", 3)],
+    }  # fmt: skip
+    newest = SimpleNamespace(positives=("long_view", "like"), read_length=2, histories={})
+    assert entries(moment_of(newest, "u", 9, history, {}, {}).history) == [("b", 5), ("b", 6)]

@@ -8,6 +8,7 @@ import pytest
 
 from models.bundle import BundleFields
 from models.index import IndexConfig
+from models.query import Queries
 from serving.errors import SnapshotRefused
 from serving.snapshot import Snapshot
 from tests.serving.world import HOUR, FakeTower, World
@@ -187,12 +188,12 @@ def test_a_tower_that_does_not_fit_or_is_not_finite_is_refused(world):
     opened = world.registry.open_bundle(base)
 
     class Wide(FakeTower):
-        def user_vectors(self, moments):
-            return np.ones((len(moments), 3), np.float32)
+        def queries(self, moments):
+            return Queries.plain(np.ones((len(moments), 1, 3), np.float32))
 
     class Broken(FakeTower):
-        def user_vectors(self, moments):
-            return np.full((len(moments), 8), np.nan, np.float32)
+        def queries(self, moments):
+            return Queries.plain(np.full((len(moments), 1, 8), np.nan, np.float32))
 
     for kind in (Wide, Broken):
         with pytest.raises(SnapshotRefused, match="expected finite user vectors of width 8"):

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from models.artifact import pack_keys, unpack_keys
-from models.bundle import POPULARITY_FILE, BundleFields, model_file
+from models.bundle import POPULARITY_FILE, BundleFields, model_file, neighbours_file
 from models.delta import Delta, DeltaFields, PopularityList, TableRows
 from models.index import IndexConfig, item_files
 from models.pointer import Pointer, PointerStore
+from models.query import Queries
 from models.registry import Registry
 from serving.config import ServingConfig
 from serving.http import Api, build_app
@@ -38,7 +39,7 @@ class FakeTower:
     rows: dict
     bias: np.ndarray
     config: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(positives=("click",), history_length=3)
+        default_factory=lambda: SimpleNamespace(positives=("click",), read_length=3, histories={})
     )
 
     @classmethod
@@ -47,7 +48,7 @@ class FakeTower:
         names = unpack_keys(tensors, "keys.").to_pylist()
         return cls(dict(zip(names, tensors["rows"], strict=True)), tensors["bias"])
 
-    def user_vectors(self, moments):
+    def queries(self, moments):
         found = []
         for at in range(len(moments)):
             length = int(moments.history_offsets[at + 1] - moments.history_offsets[at])
@@ -55,7 +56,7 @@ class FakeTower:
             found.append(
                 self.rows.get(moments.user_id[at].as_py(), self.rows[""]) + self.bias * (length + shift)
             )
-        return np.array(found, np.float32).reshape(len(moments), DIM)
+        return Queries.plain(np.array(found, np.float32).reshape(len(moments), 1, DIM))
 
     def with_rows(self, rows, tombstones=None):
         merged = dict(self.rows)
@@ -120,7 +121,7 @@ class World:
     def snapshot(self):
         return self.swapper.served.snapshot
 
-    def bundle(self, seed=0, items=60, users=10, watermark_ms=HOUR, models=("m",), **more):
+    def bundle(self, seed=0, items=60, users=10, watermark_ms=HOUR, models=("m",), channels=None, **more):
         rng = np.random.default_rng(seed)
         files, entries = {}, {}
         for name in models:
@@ -137,11 +138,30 @@ class World:
             keys(*(f"i{n}" for n in range(20))), np.arange(20, 0, -1, dtype=np.float64) + seed
         )
         files[POPULARITY_FILE] = popular.tensors()
-        fields = BundleFields(watermark_ms=watermark_ms, models=entries, schema_hash="s", **more)
+        held = {}
+        for name, (config, rows) in (channels or {}).items():
+            files[neighbours_file(name)] = rows.tensors()
+            held[name] = {
+                "kind": config.kind,
+                "config": config.model_dump(mode="json"),
+                "triggers": len(rows),
+            }
+        fields = BundleFields(
+            watermark_ms=watermark_ms, models=entries, channels=held, schema_hash="s", **more
+        )
         return self.registry.publish_bundle(files, fields)
 
     def delta(
-        self, base, sequence, since=None, watermark_ms=None, seed=100, width=DIM, schema="s", items=True
+        self,
+        base,
+        sequence,
+        since=None,
+        watermark_ms=None,
+        seed=100,
+        width=DIM,
+        schema="s",
+        items=True,
+        channels=None,
     ):
         """Increment `sequence`; with `since`, the cumulative of since..sequence. Rows depend on the
         sequence.
@@ -167,7 +187,7 @@ class World:
             schema_hash=schema,
         )
         popular = PopularityList(keys(f"new{sequence}", "i0", "i1"), np.array([30.0 + sequence, 2.0, 1.0]))
-        return self.registry.publish_delta(Delta(fields, {"m": tables}, popular))
+        return self.registry.publish_delta(Delta(fields, {"m": tables}, popular, channels or {}))
 
     def point(self, bundle, delta=0, watermark_ms=None, force=False):
         self.pointer.set(
