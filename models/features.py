@@ -129,6 +129,8 @@ class FeatureColumns:
         if column is None or feature.kind == "category":
             keys = category_keys(column, len(ts_ms))
             return KeyBags(keys, np.arange(len(keys) + 1) if feature.slots > 1 else None)
+        if feature.kind == "tokens" or not pa.types.is_nested(column.type):
+            column = category_keys(column, len(ts_ms))
         if feature.kind == "tokens":
             bags = text_tokens(column, feature.slots)
         else:

@@ -172,6 +172,16 @@ def test_a_column_that_is_not_there_is_missing_everywhere():
         assert np.isnan(side.raw_numbers({}, ts_ms)).all()
 
 
+def test_columns_of_other_types_are_read_as_texts_or_refused():
+    side = FeatureColumns(FEATURES, REQUEST, "UTC")
+    numbers = {("user", "interests"): pa.array([3, None]), ("context", "query"): pa.array([4.5, 2.0])}
+    keys = dict(zip(side.layout, side.keys(numbers, np.zeros(2, np.int64)), strict=True))
+    assert keys["user.interests"].lists() == [["3"], []]
+    assert keys["context.query"].lists() == [["4", "5", "4 5"], ["2"]]
+    with pytest.raises(TypeError, match="got list.*declare kind 'categories'"):
+        side.keys({("context", "query"): pa.array([["a"]])}, np.zeros(1, np.int64))
+
+
 def test_entries_lie_where_the_layout_says():
     side = FeatureColumns(FEATURES, REQUEST, "UTC")
     assert [feature.name for feature in side.categories] == [
