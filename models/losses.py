@@ -13,7 +13,7 @@ hour), its probability is a product along a path and not an inner product that a
 nodes tell apart sets of unrelated items (Covington et al., RecSys 2016, section 3.1: less accurate than
 sampling).
 
-Shapes: B rows, T positives of a row, K negatives, D width.
+Shapes: B rows, T positives of a row, K negatives.
 """
 
 import torch
@@ -99,45 +99,6 @@ def pairwise_logistic(
 ) -> Tensor:
     """log(1 + exp(sigma * (negative - positive))), mean over a row's negatives (BPR with a scale)."""
     return _pairwise(softplus(sigma * (negative_BK - positive_B[:, None])), hit_BK, weight_B)
-
-
-def in_batch_softmax(
-    u_BD: Tensor,
-    v_BD: Tensor,
-    log_q_B: Tensor,
-    item_B: Tensor,
-    weight_B: Tensor,
-    tau: float,
-    negatives: int | None = None,
-) -> Tensor:
-    """In-batch softmax, s = u.v/tau - log q(item), accidental hits masked (Yi et al., RecSys 2019).
-
-    u_BD, v_BD: the row's user and its own item; log_q_B: log of the item's share of targets; item_B: int64
-    identities; negatives: only the first so many rows' items serve as negatives (None = all).
-    """
-    v_KD, q_K, item_K = v_BD[:negatives], log_q_B[:negatives], item_B[:negatives]
-    positive_B = (u_BD * v_BD).sum(1) / tau - log_q_B
-    negative_BK = u_BD @ v_KD.T / tau - q_K
-    return corrected_softmax(positive_B, negative_BK, item_B[:, None] == item_K[None, :], weight_B)
-
-
-def sampled_softmax(
-    u_BD: Tensor,
-    v_BD: Tensor,
-    v_KD: Tensor,
-    log_expected_B: Tensor,
-    log_expected_K: Tensor,
-    hit_BK: Tensor,
-    weight_B: Tensor,
-    tau: float = 1.0,
-) -> Tensor:
-    """Sampled softmax with K shared negatives; log expected counts are subtracted (Jean et al., 2015).
-
-    log_expected_B / _K: log of how often the sampler is expected to draw the positive / the negative.
-    """
-    positive_B = (u_BD * v_BD).sum(1) / tau - log_expected_B
-    negative_BK = u_BD @ v_KD.T / tau - log_expected_K
-    return corrected_softmax(positive_B, negative_BK, hit_BK, weight_B)
 
 
 def _pairwise(loss_BK: Tensor, hit_BK: Tensor, weight_B: Tensor) -> Tensor:

@@ -4,14 +4,27 @@ import torch
 
 from models.losses import (
     corrected_softmax,
-    in_batch_softmax,
     listwise,
     nce_loss,
     pairwise_hinge,
     pairwise_logistic,
     pointwise_bce,
-    sampled_softmax,
 )
+
+
+def in_batch_softmax(u_BD, v_BD, log_q_B, item_B, weight_B, tau, negatives=None):
+    """In-batch softmax with logQ correction, s = u.v / tau - log q (Yi et al., RecSys 2019, section 3)."""
+    hit_BK = item_B[:, None] == item_B[None, :negatives]
+    positive_B = (u_BD * v_BD).sum(1) / tau - log_q_B
+    negative_BK = u_BD @ v_BD[:negatives].T / tau - log_q_B[:negatives]
+    return corrected_softmax(positive_B, negative_BK, hit_BK, weight_B)
+
+
+def sampled_softmax(u_BD, v_BD, v_KD, log_expected_B, log_expected_K, hit_BK, weight_B):
+    """Sampled softmax with K shared negatives (Jean et al., 2015)."""
+    positive_B = (u_BD * v_BD).sum(1) - log_expected_B
+    return corrected_softmax(positive_B, u_BD @ v_KD.T - log_expected_K, hit_BK, weight_B)
+
 
 LOSSES = {
     "softmax": corrected_softmax,
