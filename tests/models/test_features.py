@@ -178,7 +178,7 @@ def test_columns_of_other_types_are_read_as_texts_or_refused():
     keys = dict(zip(side.layout, side.keys(numbers, np.zeros(2, np.int64)), strict=True))
     assert keys["user.interests"].lists() == [["3"], []]
     assert keys["context.query"].lists() == [["4", "5", "4 5"], ["2"]]
-    with pytest.raises(TypeError, match="got list.*declare kind 'categories'"):
+    with pytest.raises(TypeError, match=r"got list.*declare kind 'categories'"):
         side.keys({("context", "query"): pa.array([["a"]])}, np.zeros(1, np.int64))
 
 
