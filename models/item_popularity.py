@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from models.native import compiled
 
 _NEVER_MS = -(2**62)
 _HOUR_MS = 3_600_000.0
+_Arguments: TypeAlias = tuple[
+    Int64Array, Int64Array, Int64Array, Float64Array, float, Int64Array, Int64Array, Int64Array, Float64Array
+]
 
 
 @compiled
@@ -206,7 +209,7 @@ class ItemPopularity:
         _pairs(*self._arguments(items, as_of_ms, anchor_ms), values)
         return values
 
-    def _arguments(self, items: Int64Array, as_of_ms: Int64Array, anchor_ms: Int64Array) -> tuple[Any, ...]:
+    def _arguments(self, items: Int64Array, as_of_ms: Int64Array, anchor_ms: Int64Array) -> _Arguments:
         """The kernels' arguments before the output."""
         as_of_ms = np.ascontiguousarray(as_of_ms, np.int64)
         if len(as_of_ms) and as_of_ms.min() < self.trimmed_ms:

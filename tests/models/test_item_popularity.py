@@ -50,6 +50,9 @@ def test_is_the_brute_force_sum_however_late_events_come(calls, trims):
         values = popularity.values(ITEMS, as_of, anchor)
         assert (values.dtype, values.shape) == (np.float32, (len(as_of), len(ITEMS), 2))
         np.testing.assert_allclose(values, brute_force(events, ITEMS, as_of, anchor), rtol=1e-6, atol=1e-7)
+        t, k = np.divmod(np.arange(values[:, :, 0].size), len(ITEMS))
+        pairs = popularity.values_at(ITEMS[k], as_of[t], anchor[t])
+        assert pairs.tobytes() == values.tobytes()  # row-major: pair after pair
 
 
 def test_by_hand():
