@@ -1,6 +1,7 @@
 """Event IDs for tables that have none: a hash of the row's content and its occurrence number."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +20,17 @@ def derived_event_ids(table: pa.Table) -> pa.Array:
     Equal rows are told apart by how many of them came before. As equal rows have equal times, any span of
     whole milliseconds of a table gives the same IDs as the whole table.
     """
-    lanes = [_content_hash(table, lane) for lane in _LANES]
+    columns = [table[name].combine_chunks() for name in _COLUMNS]
+    lanes = [content_hash(columns, lane) for lane in _LANES]
     occurrence = _occurrence(lanes[0], lanes[1])
     return _hex(*(_mixed(lane ^ _mixed(occurrence + np.uint64(1))) for lane in lanes))
 
 
-def _content_hash(table: pa.Table, seed: int) -> UInt64:
-    state = np.full(len(table), seed, dtype=np.uint64)
-    for name in _COLUMNS:
-        state = _mixed(state ^ _column_hash(table[name].combine_chunks(), seed))
+def content_hash(columns: Sequence[pa.Array], seed: int) -> UInt64:
+    """64-bit hash of each row of some columns [N] of numbers or text; another one for another seed."""
+    state = np.full(len(columns[0]), seed, dtype=np.uint64)
+    for column in columns:
+        state = _mixed(state ^ _column_hash(column, seed))
     return state
 
 

@@ -1,0 +1,1 @@
+"""The project's laboratory: past events replayed in event time, test first, then train."""

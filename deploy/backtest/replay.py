@@ -1,0 +1,207 @@
+"""One pass over event time: in every interval all strategies are asked first, and learn from it afterwards.
+
+The full retrains of a chain (shuffled or ordered) are made once, in memory, and every strategy that wants
+them forks from the same version. Training goes through updater/state.py, as in production.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from deploy.backtest.channels import History, channel
+from deploy.backtest.events import EventStream
+from deploy.backtest.observer import Block, Observer
+from deploy.backtest.plan import Step
+from deploy.backtest.ranking import ranked
+from deploy.backtest.served import Items, Served
+from deploy.backtest.settings import Settings
+from deploy.backtest.snapshot import Snapshot
+from deploy.backtest.strategies import Strategy
+from deploy.backtest.targets import Targets
+from models.arrays import Float32Array, Float64Array, Int32Array, Int64Array
+from models.catalogue_columns import CatalogueColumns
+from updater.sample_order import SampleOrder, Shuffled, in_time_order
+from updater.state import Recipe, TrainingState
+
+SCOPES = ("all", "new")
+"""all: nothing filtered. new: items the user had before are filtered out, and only unseen targets count."""
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is being done, event time replayed, event time to be replayed, ms)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one strategy's version answered to n targets through one channel in one scope.
+
+    rows: int64[n] target numbers; rank: float64[n], inf = not recommendable; best: int32[n, k] item codes,
+    best first, -1 beyond; candidates: how many items there were to choose from.
+    """
+
+    strategy: str
+    channel: str
+    scope: str
+    step: Step
+    watermark_ms: int
+    rows: Int64Array
+    rank: Float64Array
+    best: Int32Array
+    candidates: int
+
+
+class _Chain:
+    """Full retrains, each from the one before."""
+
+    def __init__(self, recipe: Recipe, order: Callable[[int], SampleOrder]) -> None:
+        self._state = TrainingState.fresh(recipe)
+        self._order = order
+        self._runs = 0
+
+    def retrain(self, events: pa.Table, catalogue: CatalogueColumns, end_ms: int) -> Snapshot:
+        order = self._order(self._runs)
+        self._state.retrain([(events, catalogue)], end_ms, order, first=self._runs == 0)
+        self._runs += 1
+        return Snapshot(self._state, end_ms)
+
+
+@dataclass
+class Replay:
+    """A backtest's run; seconds: wall time by strategy, of full retrains and of moments."""
+
+    stream: EventStream
+    catalogue: CatalogueColumns
+    targets: Targets
+    settings: Settings
+    strategies: Sequence[Strategy]
+    scopes: Sequence[str] = SCOPES
+    k: int = 100
+
+    def __post_init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    def run(
+        self, steps: Sequence[Step], rows: Int64Array, progress: Progress = lambda what, done, of: None
+    ) -> Iterator[Answer]:
+        """Answers to the targets `rows` (int64, ascending) within the steps, by time."""
+        start_ms = steps[0].start_ms
+        before = self.stream.between(None, start_ms)
+        chains = self._chains()
+        of_ms = steps[-1].end_ms - start_ms
+        progress("first full retrain", 0, of_ms)
+        versions = self._retrained(chains, before, start_ms)
+        with _Timed(self.seconds, "moments"):
+            observer = Observer(self.settings.recipe, self.targets)
+            observer.observe(before, self.catalogue)
+        keys = self.targets.item_keys
+        served = [Served(s, self.settings.recipe, keys, versions[s.shuffled]) for s in self.strategies]
+        for day in _days(steps):
+            bounds = (day[0].start_ms, day[-1].end_ms)
+            with _Timed(self.seconds, "moments"):
+                observer.take(self.stream.between(*bounds), self.catalogue, self._within(rows, *bounds))
+            for step in day:
+                progress("replay", step.start_ms - start_ms, of_ms)
+                with _Timed(self.seconds, "moments"):
+                    blocks = observer.blocks(self._within(rows, step.start_ms, step.end_ms))
+                for block in blocks:
+                    yield from self._asked(served, block, step)
+                if step is not steps[-1]:
+                    self._advance(served, step)
+            if day[-1].full and day[-1] is not steps[-1]:
+                progress("full retrain", bounds[1] - start_ms, of_ms)
+                versions = self._retrained(chains, self.stream.between(*bounds), bounds[1])
+                for one in served:
+                    if one.strategy.daily:
+                        with _Timed(self.seconds, one.strategy.name):
+                            one.hand_over(versions[one.strategy.shuffled])
+        progress("replay", of_ms, of_ms)
+
+    def _chains(self) -> dict[bool, _Chain]:
+        seed = self.settings.shuffle_seed
+        orders: dict[bool, Callable[[int], SampleOrder]] = {
+            True: lambda run: Shuffled(seed, run),
+            False: lambda run: in_time_order,
+        }
+        wanted = {strategy.shuffled for strategy in self.strategies}
+        return {shuffled: _Chain(self.settings.recipe, orders[shuffled]) for shuffled in sorted(wanted)}
+
+    def _retrained(self, chains: dict[bool, _Chain], events: pa.Table, end_ms: int) -> dict[bool, Snapshot]:
+        with _Timed(self.seconds, "full retrains"):
+            return {
+                shuffled: chain.retrain(events, self.catalogue, end_ms) for shuffled, chain in chains.items()
+            }
+
+    def _advance(self, served: Sequence[Served], step: Step) -> None:
+        events = self.stream.between(step.start_ms, step.end_ms)
+        for one in served:
+            if not (step.full and one.strategy.daily):  # else the new version takes its place at once
+                with _Timed(self.seconds, one.strategy.name):
+                    one.advance(events, self.catalogue, step.end_ms)
+
+    def _within(self, rows: Int64Array, start_ms: int, end_ms: int) -> Int64Array:
+        ts_ms = self.targets.ts_ms[rows]
+        return rows[(ts_ms >= start_ms) & (ts_ms < end_ms)]
+
+    def _asked(self, served: Sequence[Served], block: Block, step: Step) -> Iterator[Answer]:
+        history = History(*self.targets.seen(block.rows))
+        holder = np.repeat(np.arange(len(block.rows)), np.diff(history.offsets))
+        target = self.targets.item[block.rows]
+        again = np.zeros(len(block.rows), bool)
+        again[holder[history.items == target[holder]]] = True
+        for one in served:
+            for name in self.settings.channels:
+                with _Timed(self.seconds, one.strategy.name):
+                    items, scores = channel(name).scores(one, block, history)
+                    answers = [
+                        self._answer(scope, items, scores, history, target, ~again) for scope in self.scopes
+                    ]
+                for scope, (kept, rank, best) in zip(self.scopes, answers, strict=True):
+                    yield Answer(
+                        one.strategy.name, name, scope, step, one.watermark_ms,
+                        block.rows[kept], rank, best, len(items.codes),
+                    )  # fmt: skip
+
+    def _answer(
+        self, scope: str, items: Items, scores: Float32Array, history: History, target: Int32Array,
+        unseen: np.ndarray,
+    ) -> tuple[Int64Array, Float64Array, Int32Array]:  # fmt: skip
+        """Which of the block's targets count in the scope, their ranks and lists of item codes."""
+        kept = np.arange(len(target)) if scope == "all" else np.flatnonzero(unseen)
+        offsets, barred = np.zeros(len(kept) + 1, np.int64), np.empty(0, np.int32)
+        if scope == "new":
+            sizes = np.diff(history.offsets)
+            held = np.repeat(unseen, sizes)
+            barred = items.places_of(history.items[held])
+            np.cumsum(sizes[kept], out=offsets[1:])
+        rank = np.empty(len(kept), np.float64)
+        best = np.empty((len(kept), self.k), np.int32)
+        ranked(scores[kept], items.places_of(target[kept]), offsets, barred, rank, best)
+        return kept, rank, np.where(best >= 0, items.codes[best], -1).astype(np.int32)
+
+
+def _days(steps: Sequence[Step]) -> list[list[Step]]:
+    """The steps, cut after every midnight."""
+    days: list[list[Step]] = [[]]
+    for step in steps:
+        days[-1].append(step)
+        if step.full:
+            days.append([])
+    return [day for day in days if day]
+
+
+class _Timed:
+    """Adds the wall time of a block of code to a counter."""
+
+    def __init__(self, seconds: Counter[str], name: str) -> None:
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._name] += time.perf_counter() - self._began  # type: ignore[assignment]

@@ -1,0 +1,124 @@
+"""What a backtest replays with: from a configuration file, or derived from the data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deploy.config import Config
+from deploy.config_load import DEFAULT_FILE, load
+from deploy.errors import StartError
+from models.catalogue_columns import CatalogueColumns
+from models.model_config import FeatureConfig, Kind, ModelConfig
+from updater.state import Recipe
+
+POPULARITY, OWN_ITEMS = "popularity", "own_items"
+FEW_VALUES = 200
+"""A column of no more distinct values is a category, whatever its type."""
+_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is learned and by which clock."""
+
+    recipe: Recipe
+    channels: tuple[str, ...]
+    day_timezone: str
+    interval_ms: int
+    shuffle_seed: int
+    threads: int
+
+
+def interval_of(text: str) -> int:
+    """Milliseconds of "30s", "10m", "1h", "1d" or a plain number of ms. Raises StartError."""
+    found = re.fullmatch(r"(\d+)\s*(|ms|s|m|h|d)", text.strip())
+    if not found or not int(found[1]):
+        raise StartError(f"interval: expected a length such as 1m, 1h or 1d, got {text!r}")
+    return int(found[1]) * _UNITS_MS.get(found[2], 1)
+
+
+def settings_of(
+    file: Path | None,
+    channels: Sequence[str],
+    positives: Sequence[str],
+    catalogue: CatalogueColumns,
+    scenes: pa.Array,
+    day_timezone: str | None = None,
+    interval: str | None = None,
+    training_seed: int | None = None,
+) -> Settings:
+    """Settings of the channels asked for. Models learn from the kinds that are targets.
+
+    Without a file (also no ./freshrecall.toml) features come from the tables: see `derived_features`; a
+    channel that the configuration has no model for is one of the kind it is named after.
+    Raises ConfigError, and StartError for an unknown channel.
+    """
+    config = load(Config, file)
+    zone = day_timezone or config.schedule.day_timezone
+    features = config.features
+    if file is None and not DEFAULT_FILE.exists() and not features:
+        features = derived_features(catalogue, scenes)
+    models: dict[str, ModelConfig] = {}
+    for name in channels:
+        if name in (POPULARITY, OWN_ITEMS):
+            continue
+        given = config.models.get(name)
+        if given is None and name in get_args(Kind):
+            given = ModelConfig.model_validate({"kind": name, "day_timezone": zone})
+        if given is None:
+            known = [*config.models, POPULARITY, OWN_ITEMS, *get_args(Kind)]
+            raise StartError(f"channels: expected some of {', '.join(dict.fromkeys(known))}, got {name!r}")
+        changes: dict[str, object] = {"positives": tuple(positives)}
+        if day_timezone:
+            changes["day_timezone"] = day_timezone
+        if training_seed is not None:
+            changes["seed"] = training_seed
+        models[name] = given.model_copy(update=changes)
+    half_life_ms = round(config.update.popularity_half_life_h * 3_600_000)
+    return Settings(
+        recipe=Recipe(models, features, tuple(positives), half_life_ms),
+        channels=tuple(dict.fromkeys(channels)),
+        day_timezone=zone,
+        interval_ms=config.archive.interval_ms if interval is None else interval_of(interval),
+        shuffle_seed=config.update.seed if training_seed is None else training_seed,
+        threads=config.update.retrain_threads,
+    )
+
+
+def with_models(recipe: Recipe, models: dict[str, ModelConfig]) -> Recipe:
+    """The recipe with other models."""
+    return replace(recipe, models=models)
+
+
+def derived_features(catalogue: CatalogueColumns, scenes: pa.Array) -> tuple[FeatureConfig, ...]:
+    """Features from the tables' columns: few values are a category, other numbers a number with its log.
+
+    Left out: columns of one value, and those with a value of its own for more than half of the rows (IDs,
+    titles). Hour and weekday always; the scene if there is more than one.
+    """
+    found = []
+    for source, table in (("item", catalogue.items), ("user", catalogue.users)):
+        for name in table.column_names[1:]:
+            column = table[name].drop_null()
+            if pa.types.is_list(column.type):
+                continue
+            distinct = pc.count_distinct(column).as_py()
+            numeric = not pa.types.is_string(column.type)
+            if distinct < 2:
+                continue
+            if distinct <= FEW_VALUES or (not numeric and distinct <= len(table) // 2):
+                found.append(FeatureConfig(name=name, source=source))
+            elif numeric and (pa.types.is_floating(column.type) or distinct <= len(table) // 2):
+                found.append(FeatureConfig(name=name, source=source, kind="number", transforms=("log",)))
+    if pc.count_distinct(scenes).as_py() > 1:
+        found.append(FeatureConfig(name="scene", source="context"))
+    found.append(FeatureConfig(name="hour_of_day", source="time"))
+    found.append(FeatureConfig(name="day_of_week", source="time"))
+    return tuple(found)

@@ -1,0 +1,33 @@
+"""A published version kept in memory: what production writes as a bundle and loads again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.arrays import Tensors
+from updater.state import TrainingState
+
+
+class Snapshot:
+    """The files of a training state. Every reader gets arrays of its own, so that forks share nothing."""
+
+    def __init__(self, state: TrainingState, watermark_ms: int) -> None:
+        self.watermark_ms = watermark_ms
+        models = {name: learner.describe() for name, learner in state.learners.items()}
+        self.manifest: Mapping[str, Any] = {"models": models, "watermark_ms": watermark_ms}
+        self._files = {file: _copied(tensors) for file, tensors in state.files().items()}
+
+    @property
+    def root(self) -> Path:
+        """A name for errors; there is no such folder."""
+        return Path(f"memory-{self.watermark_ms}")
+
+    def tensors(self, name: str) -> Tensors:
+        """Arrays of one file."""
+        return _copied(self._files[name])
+
+
+def _copied(tensors: Tensors) -> Tensors:
+    return {name: tensor.copy() for name, tensor in tensors.items()}
