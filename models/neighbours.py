@@ -64,6 +64,26 @@ def _search(
                 out_item[n, place] = candidates[order[place]]
 
 
+@compiled
+def _add_up(
+    trigger: Int64Array, weight: Float64Array, history_offsets: Int64Array, row_of: Int64Array,
+    base_offsets: Int64Array, base_items: Int32Array, base_scores: Float32Array,
+    late_offsets: Int64Array, late_items: Int32Array, late_scores: Float32Array,
+    sums: Float64Array,
+) -> None:  # fmt: skip
+    base_rows = len(base_offsets) - 1
+    for n in range(len(sums)):
+        for at in range(history_offsets[n], history_offsets[n + 1]):
+            row = row_of[trigger[at]] if trigger[at] >= 0 else -1
+            if row >= base_rows:
+                row -= base_rows
+                for place in range(late_offsets[row], late_offsets[row + 1]):
+                    sums[n, late_items[place]] += weight[at] * late_scores[place]
+            elif row >= 0:
+                for place in range(base_offsets[row], base_offsets[row + 1]):
+                    sums[n, base_items[place]] += weight[at] * base_scores[place]
+
+
 @dataclass(frozen=True, eq=False)
 class Neighbours:
     """The index of one channel: the bundle's rows and, over them, those that came later. Nothing in here ever
@@ -141,6 +161,20 @@ class Neighbours:
             np.zeros(entries, np.float64), np.empty(entries, np.int64), scores, positions,
         )  # fmt: skip
         return scores, positions
+
+    def dense_scores(self, moments: Moments, keys: pa.Array) -> Float32Array:
+        """Scores of the items `keys` string[K] for N moments, float32[N, K]; 0 = no trigger leads to it."""
+        triggers = self._ids.lookup(moments.history_id)
+        scores = np.zeros((len(moments), self._ids.entry_capacity + 1), np.float64)
+        _add_up(
+            triggers, self._weights(moments), np.ascontiguousarray(moments.history_offsets, np.int64),
+            self._row_of,
+            self._base.offsets, self._base.neighbours, self._base.scores,
+            self._late.offsets, self._late.neighbours, self._late.scores,
+            scores,
+        )  # fmt: skip
+        chosen: Float32Array = scores[:, self._ids.lookup(keys)].astype(np.float32)  # -1: the last, always 0
+        return chosen
 
     def similar(self, position: int, k: int) -> tuple[Float32Array, Int64Array]:
         """The first k neighbours of an item: scores float32[<= k] and positions int64[<= k]."""

@@ -17,6 +17,7 @@ from models.registry import Registry
 from stream.archive import ArchiveReader, Seal
 from updater.changes import Changes, merged
 from updater.config import UpdateConfig
+from updater.item_channels import Rows, merged_rows
 from updater.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class IncrementalUpdater:
         self._watermark_ms = 0
         self._sequence = 0
         self._since_base: Changes = {}
+        self._rows_since_base: Rows = {}
 
     def run(self, stop: threading.Event) -> None:
         """Advance until `stop` is set. An error is logged and tried again: the served version stays
@@ -106,7 +108,7 @@ class IncrementalUpdater:
         self._schema_hash = bundle.manifest["schema_hash"]
         self._watermark_ms = bundle.manifest["watermark_ms"]
         self._sequence = 0
-        self._since_base = {}
+        self._since_base, self._rows_since_base = {}, {}
         published = max((ref.sequence for ref in self._registry.deltas(bundle_id)), default=0)
         seals = self._unread_seals()
         for seal in seals:
@@ -129,8 +131,10 @@ class IncrementalUpdater:
         events = self._archive.read(self._watermark_ms, seal.interval_end_ms)
         catalogue = self._catalogue_at(seal.interval_end_ms)
         changes = state.advance(events, catalogue, seal.interval_end_ms)
-        self._latest = changes
+        rows = state.channels.take_changes()
+        self._latest, self._latest_rows = changes, rows
         self._since_base = merged(self._since_base, changes)
+        self._rows_since_base = merged_rows(self._rows_since_base, rows)
         self._watermark_ms = seal.interval_end_ms
         self._sequence += 1
 
@@ -151,7 +155,8 @@ class IncrementalUpdater:
             created_ms=self._now_ms(),
         )
         changes = self._since_base if previous == 0 else self._latest
-        self._registry.publish_delta(Delta(fields, changes, self.state.popularity_list()))
+        rows = self._rows_since_base if previous == 0 else self._latest_rows
+        self._registry.publish_delta(Delta(fields, changes, self.state.popularity_list(), rows))
 
     def _move_pointer(self) -> None:
         if self.base is None:

@@ -22,6 +22,7 @@ from stream.archive import ArchiveReader, Seal
 from updater.config import UpdateConfig
 from updater.gates import check_model
 from updater.incremental import CatalogueAt
+from updater.item_channels import COLUMNS
 from updater.sample_order import Shuffled
 from updater.state import Progress, Recipe, Stretch, Trained, TrainingState
 
@@ -74,6 +75,8 @@ class FullRetrain:
             )
         last = seals[-1]
         progress("read", 0, 1)
+        if state.channels.new and watermark_ms is not None:
+            state.channels.catch_up(self.archive.read(None, watermark_ms, COLUMNS))
         events = self.archive.read(watermark_ms, last.interval_end_ms)
         stretches = self._stretches(
             events, [seal for seal in seals if seal.interval_end_ms > (watermark_ms or 0)]
@@ -125,10 +128,13 @@ class FullRetrain:
             gates[name] = check_model(name, trained[name].loss, vectors, report)
             files |= indexed
             models[name] = {**learner.describe(), "index": report}
+        neighbours, channels = state.channels.published()
+        files |= neighbours
         progress("publish", 0, 1)
         fields = BundleFields(
             watermark_ms=last.interval_end_ms,
             models=models,
+            channels=channels,
             parent=parent,
             positions=last.positions,
             seal_sequence=last.sequence,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 from models.arrays import Float32Array, Tensors
 from models.bundle import POPULARITY_FILE, model_file
 from models.delta import PopularityList
+from models.item_to_item import ItemToItemConfig
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig, Samples
 from models.popularity import Popularity
 from updater.changes import Changes, table_changes
+from updater.item_channels import ItemChannels
 from updater.sample_order import SampleOrder
 
 POPULARITY_STATE_FILE = "channels/popularity_state.safetensors"
@@ -39,7 +41,7 @@ class StateFiles(Protocol):
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """Has `models: {name: Learner.describe()}`."""
+        """Has `models: {name: Learner.describe()}`, may have `channels: ItemChannels.describe()`."""
         ...
 
     @property
@@ -67,13 +69,14 @@ class Trained:
 @dataclass(frozen=True)
 class Recipe:
     """What is learned: the recall models by name, the features they share, the popularity channel's half-
-    life.
+    life, the item-to-item channels by name.
     """
 
     models: Mapping[str, ModelConfig]
     features: tuple[FeatureConfig, ...]
     positives: tuple[str, ...]
     popularity_half_life_ms: int
+    channels: Mapping[str, ItemToItemConfig] = field(default_factory=dict)
 
     @property
     def schema_hash(self) -> str:
@@ -109,11 +112,12 @@ class _ModelFiles:
 
 @dataclass
 class TrainingState:
-    """The learners and the popularity counts after some prefix of the archive."""
+    """The learners, the popularity counts and the item-to-item channels after some prefix of the archive."""
 
     learners: dict[str, Learner]
     popularity: Popularity
     positives: tuple[str, ...]
+    channels: ItemChannels = field(default_factory=ItemChannels)
 
     @classmethod
     def fresh(cls, recipe: Recipe) -> TrainingState:
@@ -121,7 +125,8 @@ class TrainingState:
         learners = {
             name: Learner.fresh(config, recipe.features) for name, config in sorted(recipe.models.items())
         }
-        return cls(learners, Popularity(recipe.popularity_half_life_ms), recipe.positives)
+        channels = ItemChannels.fresh(recipe.channels)
+        return cls(learners, Popularity(recipe.popularity_half_life_ms), recipe.positives, channels)
 
     @classmethod
     def load(cls, bundle: StateFiles) -> TrainingState:
@@ -131,7 +136,7 @@ class TrainingState:
         learners = {name: Learner.load(files, name) for name in sorted(models)}
         positives = {kind for learner in learners.values() for kind in learner.config.positives}
         popularity = Popularity.from_state(bundle.tensors(POPULARITY_STATE_FILE))
-        return cls(learners, popularity, tuple(sorted(positives)))
+        return cls(learners, popularity, tuple(sorted(positives)), ItemChannels.load(bundle))
 
     @classmethod
     def warm(cls, bundle: StateFiles, recipe: Recipe) -> TrainingState:
@@ -147,12 +152,13 @@ class TrainingState:
         }
         popularity = Popularity.from_state(bundle.tensors(POPULARITY_STATE_FILE))
         popularity.half_life_ms = recipe.popularity_half_life_ms
-        return cls(learners, popularity, recipe.positives)
+        return cls(learners, popularity, recipe.positives, ItemChannels.warm(bundle, recipe.channels))
 
     def advance(
         self, events: pa.Table, catalogue: CatalogueColumns, end_ms: int, everything: bool = False
     ) -> Changes:
-        """Take one interval that ends at `end_ms`: incremental steps in order; returns what a delta ships.
+        """Take one interval that ends at `end_ms`: incremental steps in order; returns what a delta ships of
+        the models (and of the channels: `channels.take_changes()`).
 
         Batches never cross an interval, so that catching up gives the same bytes as keeping up.
         everything: move every weight instead of `trained_tables` (a comparison; no delta can ship that).
@@ -165,13 +171,16 @@ class TrainingState:
             changes[name] = table_changes(learner.touched(), removed)
             learner.clear_touched()
         self.observe_popularity(events)
+        self.channels.observe(events)
+        self.channels.expire(end_ms)
         return changes
 
     def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> None:
-        """Take events in without training on them: IDs, histories and popularity move on."""
+        """Take events in without training on them: IDs, histories, popularity and channels move on."""
         for learner in self.learners.values():
             learner.observe(events, catalogue)
         self.observe_popularity(events)
+        self.channels.observe(events)
 
     def retrain(
         self,
@@ -198,6 +207,9 @@ class TrainingState:
             learner.rebase(end_ms)
         for events, _ in stretches:
             self.observe_popularity(events)
+            self.channels.observe(events)
+        self.channels.expire(end_ms)
+        self.channels.settle()
         self.forget_unpopular(end_ms)
         return trained
 
@@ -228,6 +240,7 @@ class TrainingState:
             for name, learner in self.learners.items()
             for part, tensors in learner.save().items()
         }
+        files |= self.channels.files()
         files[POPULARITY_STATE_FILE] = self.popularity.state()
         files[POPULARITY_FILE] = self.popularity_list().tensors()
         return files

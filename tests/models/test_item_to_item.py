@@ -311,6 +311,14 @@ def test_search_sums_over_triggers(
         assert scores[n][: len(found)].tolist() == pytest.approx(best, rel=1e-6)
         assert [expected[j] for j in index.keys_of(found)] == pytest.approx(best, rel=1e-6)
         assert np.isneginf(scores[n][len(found) :]).all()
+    names = pa.array(list("abcdefghz"))
+    dense = index.dense_scores(moments, names)
+    for n, row in enumerate(out):
+        allowed = [
+            score for name, score in zip("abcdefghz", dense[n], strict=True) if score and name not in row
+        ]
+        held = positions[n] >= 0
+        assert scores[n][held].tolist() == pytest.approx(sorted(allowed, reverse=True)[:5], rel=1e-6)
     same = at_once.search(moments, 5, [at_once.lookup(pa.array(row, pa.string())) for row in out])
     np.testing.assert_allclose(same[0], scores, rtol=1e-6)
 

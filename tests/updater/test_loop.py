@@ -120,11 +120,11 @@ def test_deltas_laid_over_the_bundle_are_the_updaters_state(world: World) -> Non
     samples = probe.prepare(world.reader.read(START + 6 * HOUR, START + 11 * HOUR), CatalogueColumns())
     moments = probe.moments(samples)
     np.testing.assert_allclose(
-        served.user_vectors(moments), learner.user_vectors(moments), rtol=1e-5, atol=1e-6
+        served.queries(moments).vectors, learner.queries(moments).vectors, rtol=1e-5, atol=1e-6
     )
-    np.testing.assert_array_equal(served.user_vectors(moments), whole.user_vectors(moments))
-    stale = PublishedModel.load(world.registry.open_bundle(first), NAME).user_vectors(moments)
-    assert np.abs(stale - served.user_vectors(moments)).max() > 1e-4  # the deltas did something
+    np.testing.assert_array_equal(served.queries(moments).vectors, whole.queries(moments).vectors)
+    stale = PublishedModel.load(world.registry.open_bundle(first), NAME).queries(moments).vectors
+    assert np.abs(stale - served.queries(moments).vectors).max() > 1e-4  # the deltas did something
 
 
 def test_empty_intervals_publish_empty_deltas(world: World) -> None:
