@@ -6,9 +6,10 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := var/peers
 ARGS  ?=
 
-.PHONY: help demo test check bench format docs clean
+.PHONY: help demo test check bench peers format docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,6 +34,9 @@ bench: $(STAMP)  ## Measurements against peers and the full demo; writes benchma
 	$(BIN)/freshrecall demo --exit
 	cp var/demo/report.json benchmarks/results/demo.json
 	$(BIN)/python -m benchmarks.readme
+
+peers: $(PEERS)/.installed  ## Other projects in an environment of their own; with ARGS they are measured (see benchmarks/peers)
+	$(if $(ARGS),$(PEERS)/bin/python -W ignore -m benchmarks.peers $(ARGS),@echo "Ready: make peers ARGS=--help")
 
 format: $(STAMP)  ## Put code into the house format
 	$(BIN)/ruff check --fix .
@@ -62,4 +66,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@echo "Compiling the kernels (15 seconds, once)"
 	@$(BIN)/python -W ignore -m models.precompile
+	@touch $@
+
+# Made by the project's own Python, apart from its packages: the peers need older versions of some.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt | $(STAMP)
+	@echo "Installing the peers into $(PEERS) (some minutes, once)"
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check -q -r benchmarks/peers/requirements.txt
 	@touch $@
