@@ -17,11 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from deploy.backtest.ranking import ranked
+from deploy.backtest.served import overlaid
+from models.arrays import Float32Array
 from models.artifact import unpack_keys
 from models.bundle import items_file
 from models.delta import Delta
 from models.learner import CatalogueColumns, Learner, Moments, PublishedModel
 from models.registry import MissingDelta, Registry
+from models.retrieve import dense_scores
 from stream.archive import ArchiveReader, Seal
 
 STRATEGIES = ("frozen", "daily", "hourly")
@@ -40,29 +44,47 @@ class Scored:
     hits: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class _Published:
+    """A model and the items it is searched over, keys string[N] and vectors float32[N, W]."""
+
+    model: PublishedModel
+    keys: pa.Array
+    vectors: Float32Array
+
+    def top_k(self, moments: Moments, targets: pa.Array, k: int) -> np.ndarray:
+        """bool[N]: whether fewer than k items score above the target (ties count as their expected rank)."""
+        row = pc.fill_null(pc.index_in(targets, self.keys), -1).to_numpy()
+        scores = dense_scores(self.model.queries(moments), self.keys, self.vectors)
+        rank, nothing = np.empty(len(row)), np.zeros(len(row) + 1, np.int64)
+        best = np.empty((len(row), 1), np.int32)
+        ranked(scores, row.astype(np.int32), nothing, np.empty(0, np.int32), rank, best)
+        hits: np.ndarray = rank < k
+        return hits
+
+    def with_delta(self, delta: Delta, name: str) -> _Published:
+        """The next one, with a delta's rows and item vectors laid over."""
+        tables = delta.tables.get(name, {})
+        model = self.model.with_rows(
+            {table: (rows.keys, rows.rows) for table, rows in tables.items()},
+            {table: rows.tombstones for table, rows in tables.items()},
+        )
+        items = (self.keys, self.vectors)
+        return _Published(model, *(overlaid(*items, tables["item"]) if "item" in tables else items))
+
+
 @dataclass
 class _Version:
     """A published bundle with the deltas up to `sequence` laid over."""
 
     bundle: str
     watermark_ms: int
-    keys: pa.Array
-    vectors: np.ndarray
-    bare: PublishedModel
-    current: PublishedModel = field(init=False)
+    bare: _Published
+    current: _Published = field(init=False)
     sequence: int = 0
 
     def __post_init__(self) -> None:
         self.current = self.bare
-
-    def top_k(self, model: PublishedModel, moments: Moments, targets: pa.Array, k: int) -> np.ndarray:
-        """bool[N]: whether fewer than k items score above the target (ties count as their expected rank)."""
-        row = pc.fill_null(pc.index_in(targets, self.keys), -1).to_numpy()
-        scores = model.user_vectors(moments) @ self.vectors.T
-        own = np.take_along_axis(scores, np.maximum(row, 0)[:, None], axis=1)
-        rank = (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
-        hits: np.ndarray = (row >= 0) & (rank < k)
-        return hits
 
 
 class ProgressiveValidation:
@@ -99,12 +121,8 @@ class ProgressiveValidation:
             if len(samples):
                 moments, targets = history.moments(samples), history.target_keys(samples)
                 daily = self._at(versions, start_ms, seals)
-                asked = {
-                    "frozen": (frozen, frozen.bare),
-                    "daily": (daily, daily.bare),
-                    "hourly": (daily, daily.current),
-                }
-                hits = {name: v.top_k(m, moments, targets, self._k) for name, (v, m) in asked.items()}
+                asked = {"frozen": frozen.bare, "daily": daily.bare, "hourly": daily.current}
+                hits = {name: version.top_k(moments, targets, self._k) for name, version in asked.items()}
                 yield Scored(start_ms, moments.user_id, hits)
             start_ms = seal.interval_end_ms
             progress(done + 1, len(seals))
@@ -130,7 +148,7 @@ class ProgressiveValidation:
         except MissingDelta:
             return False
         for ref in chain:
-            version.current = _laid_over(version.current, self._registry.open_delta(ref), self._model)
+            version.current = version.current.with_delta(self._registry.open_delta(ref), self._model)
         version.sequence = sequence
         return True
 
@@ -140,18 +158,10 @@ class ProgressiveValidation:
         return _Version(
             bundle_id,
             bundle.manifest["watermark_ms"],
-            unpack_keys(items, "keys."),
-            items["vectors"],
-            PublishedModel.load(bundle, self._model),
+            _Published(
+                PublishedModel.load(bundle, self._model), unpack_keys(items, "keys."), items["vectors"]
+            ),
         )
-
-
-def _laid_over(model: PublishedModel, delta: Delta, name: str) -> PublishedModel:
-    tables = delta.tables.get(name, {})
-    return model.with_rows(
-        {table: (rows.keys, rows.rows) for table, rows in tables.items()},
-        {table: rows.tombstones for table, rows in tables.items()},
-    )
 
 
 @dataclass(frozen=True)

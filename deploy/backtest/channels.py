@@ -6,27 +6,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from deploy.backtest.observer import Block
 from deploy.backtest.served import Items, Served
 from deploy.backtest.settings import OWN_ITEMS, POPULARITY
-from models.arrays import Float32Array, Int32Array, Int64Array
+from deploy.backtest.targets import History, Targets
+from models.arrays import Float32Array
+from models.learner import Moments
 from models.retrieve import dense_scores
-
-
-@dataclass(frozen=True)
-class History:
-    """What the users of a block's n targets did before: item codes with repeats, offsets int64[n+1]."""
-
-    offsets: Int64Array
-    items: Int32Array
+from updater.state import Recipe
 
 
 class Channel(Protocol):
     """One source of candidates."""
 
     def scores(self, served: Served, block: Block, history: History) -> tuple[Items, Float32Array]:
-        """The items it can recommend, and float32[n, K] for the block's targets; -inf = never."""
+        """The items it can recommend, and float32[n, K] for the block's n targets; -inf = never."""
         ...
 
 
@@ -47,7 +43,7 @@ class PopularityChannel:
     """Time-decayed counts, the same for everybody."""
 
     def scores(self, served: Served, block: Block, history: History) -> tuple[Items, Float32Array]:
-        """The counts of the strategy's watermark."""
+        """The counts of the strategy's watermark, for every item with a positive by then."""
         counts = served.popular.vectors[:, 0]
         return served.popular, np.repeat(counts[None], len(block.rows), axis=0)
 
@@ -65,10 +61,43 @@ class OwnItemsChannel:
         return items, share
 
 
-def channel(name: str) -> Channel:
+@dataclass(frozen=True)
+class ItemToItemChannel:
+    """Neighbours of the user's newest items; behind them all others by popularity, which fills answers up."""
+
+    name: str
+    length: int
+    targets: Targets
+
+    def scores(self, served: Served, block: Block, history: History) -> tuple[Items, Float32Array]:
+        """Similarity where there is one, else below zero."""
+        items, counts = PopularityChannel().scores(served, block, history)
+        similar = served.neighbours[self.name].dense_scores(self._moments(block, history), items.keys)
+        behind = -1.0 / (counts / (counts.max(initial=0.0) + 1.0) + 1e-12)
+        return items, np.where(similar > 0, similar, behind).astype(np.float32)
+
+    def _moments(self, block: Block, history: History) -> Moments:
+        targets, sizes = self.targets, np.diff(history.offsets)
+        # The newest `length` of each: how far an entry stands from its row's end.
+        from_end = np.repeat(history.offsets[1:], sizes) - np.arange(len(history.items))
+        newest = from_end <= self.length
+        offsets = np.zeros(len(sizes) + 1, np.int64)
+        np.cumsum(np.minimum(sizes, self.length), out=offsets[1:])
+        return Moments(
+            user_id=targets.user_keys.take(pa.array(targets.user[block.rows])),
+            ts_ms=targets.ts_ms[block.rows],
+            history_id=targets.item_keys.take(pa.array(history.items[newest])),
+            history_offsets=offsets,
+            history_ts_ms=targets.ts_ms[history.targets[newest]],
+        )
+
+
+def channel_of(name: str, recipe: Recipe, targets: Targets) -> Channel:
     """The channel of a name."""
     if name == POPULARITY:
         return PopularityChannel()
     if name == OWN_ITEMS:
         return OwnItemsChannel()
+    if name in recipe.channels:
+        return ItemToItemChannel(name, recipe.channels[name].history_length, targets)
     return LearnedChannel(name)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from deploy.backtest.channels import History, channel
+from deploy.backtest.channels import Channel, channel_of
 from deploy.backtest.events import EventStream
 from deploy.backtest.observer import Block, Observer
 from deploy.backtest.plan import Step
@@ -23,7 +23,7 @@ from deploy.backtest.served import Items, Served
 from deploy.backtest.settings import Settings
 from deploy.backtest.snapshot import Snapshot
 from deploy.backtest.strategies import Strategy
-from deploy.backtest.targets import Targets
+from deploy.backtest.targets import History, Targets
 from models.arrays import Float32Array, Float64Array, Int32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
 from updater.sample_order import SampleOrder, Shuffled, in_time_order
@@ -84,6 +84,9 @@ class Replay:
 
     def __post_init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        self._sources: dict[str, Channel] = {
+            name: channel_of(name, self.settings.recipe, self.targets) for name in self.settings.channels
+        }
 
     def run(
         self, steps: Sequence[Step], rows: Int64Array, progress: Progress = lambda what, done, of: None
@@ -98,8 +101,9 @@ class Replay:
         with _Timed(self.seconds, "moments"):
             observer = Observer(self.settings.recipe, self.targets)
             observer.observe(before, self.catalogue)
-        keys = self.targets.item_keys
-        served = [Served(s, self.settings.recipe, keys, versions[s.shuffled]) for s in self.strategies]
+        served = [
+            Served(s, self.settings.recipe, self.targets, versions[s.shuffled]) for s in self.strategies
+        ]
         for day in _days(steps):
             bounds = (day[0].start_ms, day[-1].end_ms)
             with _Timed(self.seconds, "moments"):
@@ -148,15 +152,15 @@ class Replay:
         return rows[(ts_ms >= start_ms) & (ts_ms < end_ms)]
 
     def _asked(self, served: Sequence[Served], block: Block, step: Step) -> Iterator[Answer]:
-        history = History(*self.targets.seen(block.rows))
+        history = self.targets.before(block.rows)
         holder = np.repeat(np.arange(len(block.rows)), np.diff(history.offsets))
         target = self.targets.item[block.rows]
         again = np.zeros(len(block.rows), bool)
         again[holder[history.items == target[holder]]] = True
         for one in served:
-            for name in self.settings.channels:
+            for name, channel in self._sources.items():
                 with _Timed(self.seconds, one.strategy.name):
-                    items, scores = channel(name).scores(one, block, history)
+                    items, scores = channel.scores(one, block, history)
                     answers = [
                         self._answer(scope, items, scores, history, target, ~again) for scope in self.scopes
                     ]

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from deploy.backtest.settings import with_models
 from deploy.backtest.snapshot import Snapshot
 from deploy.backtest.strategies import Strategy
+from deploy.backtest.targets import Targets
 from models.arrays import Float32Array, Int32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
 from models.delta import TableRows
@@ -35,12 +36,9 @@ class Items:
 
     def laid_over(self, changed: TableRows, all_keys: pa.Array) -> Items:
         """With a delta's rows in place of theirs, new ones joined, tombstones gone."""
-        if changed.vectors is None or not len(changed.keys) + len(changed.tombstones):
+        keys, vectors = overlaid(self.keys, self.vectors, changed)
+        if keys is self.keys:
             return self
-        gone = pa.concat_arrays([changed.keys, changed.tombstones])
-        kept = pc.invert(pc.is_in(self.keys, gone))
-        keys = pa.concat_arrays([self.keys.filter(kept), changed.keys])
-        vectors = np.concatenate([self.vectors[kept.to_numpy(zero_copy_only=False)], changed.vectors])
         return Items.of(keys, vectors, all_keys)
 
     @cached_property
@@ -57,20 +55,31 @@ class Items:
         return found
 
 
+def overlaid(keys: pa.Array, vectors: Float32Array, changed: TableRows) -> tuple[pa.Array, Float32Array]:
+    """Item vectors with a delta's in place of theirs, new ones at the end, tombstones gone."""
+    if changed.vectors is None or not len(changed.keys) + len(changed.tombstones):
+        return keys, vectors
+    gone = pa.concat_arrays([changed.keys, changed.tombstones])
+    kept = pc.invert(pc.is_in(keys, gone))
+    left = vectors[kept.to_numpy(zero_copy_only=False)]
+    return pa.concat_arrays([keys.filter(kept), changed.keys]), np.concatenate([left, changed.vectors])
+
+
 class Served:
     """One strategy on its way through event time."""
 
-    def __init__(self, strategy: Strategy, recipe: Recipe, all_keys: pa.Array, version: Snapshot) -> None:
+    def __init__(self, strategy: Strategy, recipe: Recipe, targets: Targets, version: Snapshot) -> None:
         self.strategy = strategy
         models = {name: strategy.configured(config) for name, config in recipe.models.items()}
         self._recipe = with_models(recipe, models)
-        self._all_keys = all_keys
+        self._all_keys, self._first_ms = targets.item_keys, targets.first_ms
         self.hand_over(version)
 
     def hand_over(self, version: Snapshot) -> None:
         """Go on from a full retrain."""
         self.state = TrainingState.warm(version, self._recipe)
         self.watermark_ms = version.watermark_ms
+        self.neighbours = dict(version.neighbours)
         self._encode()
 
     def advance(self, events: pa.Table, catalogue: CatalogueColumns, end_ms: int) -> None:
@@ -82,6 +91,8 @@ class Served:
         else:
             changes = self.state.advance(events, catalogue, end_ms, self.strategy.steps == "everything")
         self.watermark_ms = end_ms
+        for name, rows in self.state.channels.take_changes().items():
+            self.neighbours[name] = self.neighbours[name].with_rows(rows)
         if self.strategy.steps in ("none", "everything"):
             self._encode()
             return
@@ -98,6 +109,6 @@ class Served:
         self._count()
 
     def _count(self) -> None:
-        scores = self.state.popularity.scores(self._all_keys)
-        codes = np.flatnonzero(scores > 0)
-        self.popular = Items(codes, self._all_keys.take(pa.array(codes)), scores[codes, None])
+        codes = np.flatnonzero(self._first_ms < self.watermark_ms)
+        keys = self._all_keys.take(pa.array(codes))
+        self.popular = Items(codes, keys, self.state.popularity.scores(keys)[:, None])

@@ -15,6 +15,7 @@ from deploy.config import Config
 from deploy.config_load import DEFAULT_FILE, load
 from deploy.errors import StartError
 from models.catalogue_columns import CatalogueColumns
+from models.item_to_item import ItemToItemConfig
 from models.model_config import FeatureConfig, Kind, ModelConfig
 from updater.state import Recipe
 
@@ -66,14 +67,19 @@ def settings_of(
     if file is None and not DEFAULT_FILE.exists() and not features:
         features = derived_features(catalogue, scenes)
     models: dict[str, ModelConfig] = {}
+    item_channels: dict[str, ItemToItemConfig] = {}
+    kinds = get_args(ItemToItemConfig.model_fields["kind"].annotation)
     for name in channels:
         if name in (POPULARITY, OWN_ITEMS):
+            continue
+        if name in kinds:
+            item_channels[name] = ItemToItemConfig.model_validate({"kind": name, "positives": positives})
             continue
         given = config.models.get(name)
         if given is None and name in get_args(Kind):
             given = ModelConfig.model_validate({"kind": name, "day_timezone": zone})
         if given is None:
-            known = [*config.models, POPULARITY, OWN_ITEMS, *get_args(Kind)]
+            known = [*config.models, POPULARITY, OWN_ITEMS, *kinds, *get_args(Kind)]
             raise StartError(f"channels: expected some of {', '.join(dict.fromkeys(known))}, got {name!r}")
         changes: dict[str, object] = {"positives": tuple(positives)}
         if day_timezone:
@@ -83,7 +89,7 @@ def settings_of(
         models[name] = given.model_copy(update=changes)
     half_life_ms = round(config.update.popularity_half_life_h * 3_600_000)
     return Settings(
-        recipe=Recipe(models, features, tuple(positives), half_life_ms),
+        recipe=Recipe(models, features, tuple(positives), half_life_ms, item_channels),
         channels=tuple(dict.fromkeys(channels)),
         day_timezone=zone,
         interval_ms=config.archive.interval_ms if interval is None else interval_of(interval),

@@ -7,16 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from models.arrays import Tensors
+from models.item_to_item import HOUR_MS
+from models.neighbours import Neighbours
 from updater.state import TrainingState
 
 
 class Snapshot:
-    """The files of a training state. Every reader gets arrays of its own, so that forks share nothing."""
+    """The files of a training state. Every reader gets arrays of its own, so that forks share nothing.
+
+    neighbours: of the item-to-item channels, by name; they never change.
+    """
 
     def __init__(self, state: TrainingState, watermark_ms: int) -> None:
         self.watermark_ms = watermark_ms
         models = {name: learner.describe() for name, learner in state.learners.items()}
-        self.manifest: Mapping[str, Any] = {"models": models, "watermark_ms": watermark_ms}
+        self.manifest: Mapping[str, Any] = {
+            "models": models,
+            "channels": state.channels.describe(),
+            "watermark_ms": watermark_ms,
+        }
+        self.neighbours = {
+            name: Neighbours.over(rows, state.channels.held[name].config.recency_half_life_h * HOUR_MS)
+            for name, rows in state.channels.neighbours().items()
+        }
         self._files = {file: _copied(tensors) for file, tensors in state.files().items()}
 
     @property

@@ -20,6 +20,19 @@ from models.native import compiled
 
 
 @dataclass(frozen=True)
+class History:
+    """What n users did before, oldest first.
+
+    offsets: int64[n+1] into targets int64[flat], target numbers, and items int32[flat], item codes with
+    repeats.
+    """
+
+    offsets: Int64Array
+    targets: Int64Array
+    items: Int32Array
+
+
+@dataclass(frozen=True)
 class Targets:
     """All N targets; row n is number n.
 
@@ -59,18 +72,22 @@ class Targets:
         chosen: Int64Array = np.sort(rows[order[:size]])
         return chosen
 
-    def seen(self, rows: Int64Array) -> tuple[Int64Array, Int32Array]:
-        """Items of each row's user before its moment: offsets int64[n+1], item codes, repeats included.
-
-        Before: an earlier event time and another request.
-        """
+    def before(self, rows: Int64Array) -> History:
+        """What each row's user did before its moment: at an earlier event time and in another request."""
         order, starts = self._by_user
-        arguments = (rows, self.ts_ms, self.user, self.item, self.request, order, starts)
+        arguments = (rows, self.ts_ms, self.user, self.request, order, starts)
         offsets = np.zeros(len(rows) + 1, np.int64)
-        _history(*arguments, offsets, np.empty(0, np.int32))
-        items = np.empty(offsets[-1], np.int32)
-        _history(*arguments, offsets, items)
-        return offsets, items
+        _history(*arguments, offsets, np.empty(0, np.int64))
+        earlier = np.empty(offsets[-1], np.int64)
+        _history(*arguments, offsets, earlier)
+        return History(offsets, earlier, self.item[earlier])
+
+    @cached_property
+    def first_ms(self) -> Int64Array:
+        """Event time of every item's first target, int64[items]; the greatest there is for one without."""
+        first = np.full(len(self.item_keys), np.iinfo(np.int64).max)
+        np.minimum.at(first, self.item, self.ts_ms)
+        return first
 
     @cached_property
     def _by_user(self) -> tuple[Int64Array, Int64Array]:
@@ -102,10 +119,10 @@ def _codes(column: pa.ChunkedArray) -> tuple[Int32Array, pa.Array]:
 
 @compiled
 def _history(
-    rows: Int64Array, ts_ms: Int64Array, user: Int32Array, item: Int32Array, request: Int64Array,
-    order: Int64Array, starts: Int64Array, offsets: Int64Array, items: Int32Array,
+    rows: Int64Array, ts_ms: Int64Array, user: Int32Array, request: Int64Array,
+    order: Int64Array, starts: Int64Array, offsets: Int64Array, earlier: Int64Array,
 ) -> None:  # fmt: skip
-    """Fill offsets; with room in `items`, fill that too."""
+    """Fill offsets; with room in `earlier`, fill that too."""
     filled = 0
     for n in range(len(rows)):
         row = rows[n]
@@ -114,7 +131,7 @@ def _history(
             if other >= row or ts_ms[other] >= ts_ms[row]:
                 break
             if request[other] != request[row]:
-                if len(items):
-                    items[filled] = item[other]
+                if len(earlier):
+                    earlier[filled] = other
                 filled += 1
         offsets[n + 1] = filled

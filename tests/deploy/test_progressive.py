@@ -58,9 +58,8 @@ def test_hits_are_those_of_brute_force(world: World) -> None:
     for hour, one in zip(range(6, 12), scored, strict=True):
         events = world.reader.read(START + hour * HOUR, START + (hour + 1) * HOUR)
         samples = learner.prepare(events, EMPTY)
-        ranked = np.argsort(-(model.user_vectors(learner.moments(samples)) @ items["vectors"].T), axis=1)[
-            :, :5
-        ]
+        vectors = model.queries(learner.moments(samples)).vectors[:, 0]
+        ranked = np.argsort(-(vectors @ items["vectors"].T), axis=1)[:, :5]
         targets = learner.target_keys(samples).to_pylist()
         expected = [target in {keys[at] for at in best} for target, best in zip(targets, ranked, strict=True)]
         assert one.hits["frozen"].tolist() == expected
