@@ -4,6 +4,7 @@ A section's fields, defaults and meanings stand in its own class; nothing is rep
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deploy.embedded_config import EmbeddedConfig
 from deploy.metrics_config import MetricsConfig
 from models.index import IndexConfig
+from models.item_to_item import ItemToItemConfig
 from models.model_config import FeatureConfig, ModelConfig
 from serving.config import ServingConfig
 from stream.archive import ArchiveConfig
@@ -50,6 +52,9 @@ class Config(BaseModel):
         min_length=1,
         description="Recall models by name; the name is a folder of the bundle.",
     )
+    channels: dict[str, ItemToItemConfig] = Field(
+        default_factory=dict, description="Item-to-item channels by name, served beside the recall models."
+    )
     index: IndexConfig = Field(default_factory=IndexConfig, description="The item index of every model.")
     serving: ServingConfig = Field(default_factory=ServingConfig, description="The HTTP API.")
     update: UpdateConfig = Field(default_factory=UpdateConfig, description="Deltas and bundles.")
@@ -58,29 +63,56 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _histories_hold_what_models_read(self) -> "Config":
-        """Refuse a model whose positives never reach the live history: everybody would look unknown."""
-        for name, model in self.models.items():
-            if model.history_length > self.profiles.history_length:
+        """Refuse a model or channel whose events never reach the live history: everybody would look
+        unknown.
+        """
+        for key, length in self._lengths_read():
+            if length > self.profiles.history_length:
                 raise ValueError(
-                    f"models.{name}.history_length: expected at most profiles.history_length "
-                    f"({self.profiles.history_length}), got {model.history_length}; raise that one"
+                    f"{key}: expected at most profiles.history_length ({self.profiles.history_length}), "
+                    f"got {length}; raise that one"
                 )
-            lacking = set(model.positives) - set(self.profiles.history_kinds)
+        for key, kinds in self._kinds_read():
+            lacking = set(kinds) - set(self.profiles.history_kinds)
             if lacking:
                 raise ValueError(
-                    f"models.{name}.positives: {sorted(lacking)} are missing from profiles.history_kinds "
+                    f"{key}: {sorted(lacking)} are missing from profiles.history_kinds "
                     f"({', '.join(self.profiles.history_kinds)}); add them there"
                 )
         return self
 
+    def _lengths_read(self) -> Iterator[tuple[str, int]]:
+        for name, model in self.models.items():
+            yield f"models.{name}.history_length", model.history_length
+            yield f"models.{name}.own_items", model.own_items
+            for history, further in model.histories.items():
+                yield f"models.{name}.histories.{history}.length", further.length
+        for name, channel in self.channels.items():
+            yield f"channels.{name}.history_length", channel.history_length
+
+    def _kinds_read(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for name, model in self.models.items():
+            yield f"models.{name}.positives", model.positives
+            for history, further in model.histories.items():
+                yield f"models.{name}.histories.{history}.kinds", further.kinds
+        for name, channel in self.channels.items():
+            yield f"channels.{name}.positives", channel.positives
+
     @model_validator(mode="after")
     def _names_are_file_names(self) -> "Config":
         """Refuse before a training what could not be published after it."""
-        for name in self.models:
-            if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name == "popularity":
-                raise ValueError(
-                    f"models: expected names of letters, digits, _ and - (but not 'popularity'), got {name!r}"
-                )
+        for section, names in (("models", self.models), ("channels", self.channels)):
+            for name in names:
+                if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name == "popularity":
+                    raise ValueError(
+                        f"{section}: expected names of letters, digits, _ and - (but not 'popularity'), "
+                        f"got {name!r}"
+                    )
+        both = sorted(set(self.models) & set(self.channels))
+        if both:
+            raise ValueError(
+                f"channels: expected names that no model has, for answers name an item's channel, got {both}"
+            )
         for feature in self.features:
             if not re.fullmatch(r"[^/\x00]{1,64}", feature.name):
                 raise ValueError(

@@ -29,6 +29,7 @@ def recipe(config: Config) -> Recipe:
         features=config.features,
         positives=tuple(positives),
         popularity_half_life_ms=round(config.update.popularity_half_life_h * 3_600_000),
+        channels=config.channels,
     )
 
 

@@ -10,6 +10,8 @@ from deploy.config import Config
 from deploy.config_load import load
 from deploy.errors import ConfigError
 from deploy.wiring import pointer
+from deploy.wiring_training import recipe
+from models.item_to_item import ItemToItemConfig
 
 
 def models(value: object) -> Iterator[BaseModel]:
@@ -64,7 +66,9 @@ def test_features_and_models_by_name(tmp_path: Path) -> None:
         '[models.a]\nkind = "youtube_dnn"\n[models.b]\ndim = 32\n'
         '[[features]]\nname = "brand"\nsource = "item"\n[[features]]\nname = "age"\nsource = "user"\n'
     )
-    config = load(Config, file, environment={"FRESHRECALL__MODELS__B__TAU": "0.1"})
+    environment = {"FRESHRECALL__MODELS__B__TAU": "0.1", "FRESHRECALL__CHANNELS__CF__WINDOW": "7"}
+    config = load(Config, file, environment=environment)
+    assert recipe(config).channels == {"cf": ItemToItemConfig(window=7)}
     assert config.models["a"].kind == "youtube_dnn"
     assert (config.models["b"].dim, config.models["b"].tau) == (32, 0.1)
     assert [feature.table for feature in config.features] == ["item.brand", "user.age"]
@@ -78,6 +82,23 @@ def test_features_and_models_by_name(tmp_path: Path) -> None:
         ("[models.popularity]", "got 'popularity'"),
         ('[[features]]\nname = "a/../b"\nsource = "item"', "got 'a/../b'"),
         ("[models.m]\nhistory_length = 300", "models.m.history_length: expected at most"),
+        ("[models.m]\nown_items = 300", "models.m.own_items: expected at most"),
+        (
+            '[models.m.histories.v]\nkinds = ["collect"]',
+            "models.m.histories.v.kinds: ['collect'] are missing",
+        ),
+        ("[channels.popularity]", "got 'popularity'"),
+        ("[channels.two_tower]", "expected names that no model has"),
+        ("[channels.cf]\nhistory_length = 300", "channels.cf.history_length: expected at most"),
+        ('[channels.cf]\npositives = ["collect"]', "channels.cf.positives: ['collect'] are missing"),
+        (
+            "[channels.cf]\nneighbors = 5",
+            "unknown key 'channels.cf.neighbors'; did you mean 'channels.cf.neighbours'?",
+        ),
+        (
+            '[channels.cf]\nkind = "swing"\nshrinkage = 5',
+            "channels.cf: Value error, shrinkage: only a channel",
+        ),
     ],
 )
 def test_what_would_fail_after_a_training_is_refused_before(tmp_path: Path, text: str, expected: str) -> None:
