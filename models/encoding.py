@@ -54,7 +54,7 @@ def user_inputs(
         categories=_categories(features, columns, moments.ts_ms, rows_of),
         numbers=torch.from_numpy(features.standardised(features.raw_numbers(columns, moments.ts_ms))),
         pooled={
-            name: _pooled(config, moments.histories[name], kinds.length, moments.ts_ms, rows_of)[0]
+            name: _pooled(config, moments.history_named(name), kinds.length, moments.ts_ms, rows_of)[0]
             for name, kinds in config.histories.items()
         },
         sequence=sequence,

@@ -36,7 +36,7 @@ def events(seed, n, start_ms, users=20, items=80):
         "ts_ms": np.sort(rng.integers(start_ms, start_ms + HOUR, n)),
         "user_id": [f"#{user}" for user in rng.integers(0, users, n)],
         "item_id": [f"i{item}" for item in rng.integers(0, items, n)],
-        "kind": ["purchase"] * n,
+        "kind": np.where(rng.random(n) < 0.8, "purchase", "like"),
         "scene": ["tab"] * n,
         "request_id": [f"r{seed}-{at // 2}" for at in range(n)],
         "value": pa.nulls(n, pa.float64()),
@@ -55,18 +55,29 @@ def redis_url():
         yield str(server.connection_url)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+MODELS = {
+    "two_tower": {},
+    "own_and_popular": {
+        "own_items": 9,
+        "popularity_half_lives_h": (1.0, 24.0),
+        "histories": {"likes": {"kinds": ["like", "play"], "length": 3}},
+    },
+    "mind": {"kind": "mind", "interests": 3, "own_items": 4},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def trained(request, tmp_path_factory):
     """A bundle and one delta of user and item rows; the learner as it was at each."""
     world = World(tmp_path_factory.mktemp("real"))
     tables = ("user", "item")
     config = ModelConfig(
         dim=8, id_dim=8, hidden=(16,), history_length=5, batch_size=64, positives=("purchase",),
-        trained_tables=tables, published_tables=tables,
+        trained_tables=tables, published_tables=tables, **MODELS[request.param],
     )  # fmt: skip
     learner = Learner.fresh(config, FEATURES)
     learner.train_full(learner.prepare(events(1, 400, DAY_1), CatalogueColumns()))
-    learner.clear_touched()
+    learner.rebase(DAY_1 + HOUR)
     names, vectors = learner.item_vectors()
     files, report = item_files("two_tower", names, vectors, IndexConfig())
     files |= {model_file("two_tower", part): tensors for part, tensors in learner.save().items()}
@@ -115,7 +126,7 @@ def test_served_scores_are_the_learners(trained, redis_url, tmp_path):
         assert check.recompute(record).mixed == ""
     known, seen, stranger = answers[2], answers[3], answers[4]
     assert known["degraded"] == []
-    assert known["explain"]["history"] == 5
+    assert known["explain"]["history"] == learner.config.read_length
     assert known["profile"] == profile.position != ""
     assert stranger["explain"]["cold"]
     assert {"two_tower", "popularity"} == {item["channel"] for item in stranger["items"]}
@@ -123,8 +134,12 @@ def test_served_scores_are_the_learners(trained, redis_url, tmp_path):
     assert not set(profile.consumed) & {item["id"] for item in seen["items"]}
 
     # The oracle: the learner itself, at the state of the delta.
-    history = [(entry.item_id, entry.ts_ms) for entry in profile.history][-5:]
-    moment = one_moment("#7", known["explain"]["ts_ms"], history, {"scene": "tab"})
+    bought = [(entry.item_id, entry.ts_ms) for entry in profile.history if entry.kind == "purchase"]
+    liked = [(entry.item_id, entry.ts_ms) for entry in profile.history if entry.kind == "like"]
+    assert len(liked) > 3
+    histories = dict.fromkeys(learner.config.histories, liked[-3:])
+    now_ms, scene = known["explain"]["ts_ms"], {"scene": "tab"}
+    moment = one_moment("#7", now_ms, bought[-learner.config.read_length :], scene, histories=histories)
     names, vectors = learner.item_vectors()
     scores = dict(
         zip(names.to_pylist(), dense_scores(learner.queries(moment), names, vectors)[0].tolist(), strict=True)
