@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from models.item_to_item import ItemToItem, ItemToItemConfig
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
+from models.neighbours import Neighbours
 from models.popularity import Popularity
 
 _FEATURES = (
@@ -54,11 +56,19 @@ def precompile() -> None:
         learner.train_incremental(samples)
         learner.touched()
         learner.item_vectors()
-        learner.user_vectors(learner.moments(samples))
+        moments = learner.moments(samples)
+        learner.queries(moments)
         learner.expire(int(times[-1]) + 10**12)
     popularity = Popularity(3_600_000)
     popularity.observe(keys, times)
     popularity.top(3)
+    for kind in ("item_cf", "swing"):
+        channel = ItemToItem(ItemToItemConfig.model_validate({"kind": kind}))
+        channel.observe(keys, pa.array([f"i{at % 5}" for at in place]), times)
+        channel.expire(int(times[1]))
+        neighbours = Neighbours.over(channel.neighbours(), 0.0).with_rows(channel.changed())
+        neighbours.search(moments, 3)
+        neighbours.dense_scores(moments, keys)
 
 
 if __name__ == "__main__":
