@@ -81,7 +81,7 @@ def build_model(config: ModelConfig, request: FeatureColumns, item: FeatureColum
         torch.manual_seed(config.seed)
         towers = _TOWERS[config.kind](config, user_side, item_side)
         own = OWN_FEATURES if config.own_items else 0
-        head = ScoreHead(1 + user_side.total, config.popularity_dims, own)
+        head = ScoreHead(1 + user_side.total, len(config.popularity), own)
     return RecallModel(towers, head)
 
 

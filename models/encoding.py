@@ -5,6 +5,7 @@ encoding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,19 +15,25 @@ from torch import Tensor
 from models.architecture import RecallModel
 from models.arrays import Float32Array, Int32Array, Int64Array
 from models.features import Columns, FeatureColumns
-from models.history import HistoryTable
 from models.id_table import IdTable
 from models.key_bytes import key_array
 from models.model_config import ModelConfig
 from models.moments import HistoryLists, Moments
 from models.own_items import own_features, own_of_lists
 from models.pooling import ages_s, history_bags, newest_positions
+from models.popularity_config import PopularityLayout
 from models.query import Queries
 from models.samples import Samples
 from models.towers import HistorySequence, ItemInputs, UserInputs, sequence_inputs
 
+if TYPE_CHECKING:  # only training has them: a server does not load what fills histories
+    from models.history import HistoryTable
+
 RowsOf = Callable[[str, pa.StringArray], Tensor]
 """(table, keys string[n]) -> rows float32[n, E]; the cold row for unknown keys. Never mutates."""
+
+EntriesOf = Callable[[str, pa.StringArray], Int64Array]
+"""(table, keys string[n]) -> entries int64[n], -1 = unknown. Never mutates."""
 
 
 def user_inputs(
@@ -42,10 +49,7 @@ def user_inputs(
             pooled, size, sequence = _sequence(config, main, length, moments.ts_ms, rows_of)
         else:
             pooled, size = _pooled(config, main, length, moments.ts_ms, rows_of)
-    columns: dict[tuple[str, str], pa.Array] = {
-        ("context", name): col for name, col in moments.context.items()
-    }
-    columns |= {("user", name): column for name, column in moments.user_attributes.items()}
+    columns = _request_columns(moments)
     known = rows_of("user", key_array(moments.user_id)) if config.user_row else torch.zeros(n, config.id_dim)
     return UserInputs(
         user=known,
@@ -137,14 +141,21 @@ def _categories(
 
 
 def encode_queries(
-    config: ModelConfig, features: FeatureColumns, model: RecallModel, moments: Moments, rows_of: RowsOf
+    config: ModelConfig,
+    features: FeatureColumns,
+    model: RecallModel,
+    moments: Moments,
+    rows_of: RowsOf,
+    entries_of: EntriesOf,
 ) -> Queries:
     """Queries of N moments."""
     with torch.no_grad():
         inputs = user_inputs(config, features, model, moments, rows_of)
         u_BVD = model.towers.user_vectors(inputs)
-        if config.popularity_dims:
-            w_BP = config.tau * model.head.popularity_weights(inputs.side(config.history_length))
+        if config.popularity:
+            w_BC = config.tau * model.head.popularity_weights(inputs.side(config.history_length))
+            codes = _codes(config, features, moments, entries_of)
+            w_BP = PopularityLayout(config.popularity).spread(w_BC, codes)
             u_BVD = torch.cat([u_BVD, w_BP[:, None].expand(-1, u_BVD.shape[1], -1)], dim=2)
         vectors: Float32Array = u_BVD.numpy()
         if not config.own_items:
@@ -160,6 +171,26 @@ def encode_queries(
         scores = config.tau * model.head.own_scores(torch.from_numpy(own_features(own)))
         keys = codes.dictionary.take(pa.array(own.item))
         return Queries(vectors, own.offsets, keys, scores.numpy())
+
+
+def _codes(
+    config: ModelConfig, features: FeatureColumns, moments: Moments, entries_of: EntriesOf
+) -> dict[str, Int64Array]:
+    """The moments' values of the features that popularity is counted by."""
+    tables = {count.by: features.named(count.by).table for count in config.popularity if count.by}
+    if not tables:
+        return {}
+    part = features.part(list(tables.values()))
+    bags = part.keys(_request_columns(moments), moments.ts_ms)
+    keys = {feature.table: bag.keys for feature, bag in zip(part.categories, bags, strict=True)}
+    return {name: entries_of(table, keys[table]) for name, table in tables.items()}
+
+
+def _request_columns(moments: Moments) -> dict[tuple[str, str], pa.Array]:
+    columns: dict[tuple[str, str], pa.Array] = {
+        ("context", name): col for name, col in moments.context.items()
+    }
+    return columns | {("user", name): column for name, column in moments.user_attributes.items()}
 
 
 def encode_items(

@@ -16,7 +16,7 @@ places a feature, -1 where there is no key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +84,8 @@ class FeatureColumns:
     def __init__(self, features: Sequence[FeatureConfig], sources: Sequence[str], zone: str) -> None:
         """`features` are those of both sides; ValueError where they cannot stand together."""
         check_features(features)
+        self._declared = tuple(features)
+        self._sources = tuple(sources)
         chosen = [feature for feature in features if feature.source in sources]
         self.zone = zone
         self.categories = tuple(feature for feature in chosen if feature.kind != "number")
@@ -99,6 +101,26 @@ class FeatureColumns:
         }
         self._scaling = NumberScaling(self.numbers)
         self.width = self._scaling.width
+
+    def named(self, name: str) -> FeatureConfig:
+        """The feature of one value a row that `name` ("scene", "context.scene") means; ValueError if none."""
+        single = [feature for feature in self.categories if feature.slots == 1]
+        for feature in single:
+            if name in (feature.name, feature.table):
+                return feature
+        known = ", ".join(feature.table for feature in single) or "none"
+        raise ValueError(
+            f"features: expected a category of one value a row, got {name!r}; there are: {known}"
+        )
+
+    def part(self, tables: Collection[str]) -> FeatureColumns:
+        """Only the category features with these tables, and the parts of crosses among them."""
+        wanted = {*tables}.union(*(self._parts[table] for table in tables))
+        return FeatureColumns(
+            [one for one in self._declared if one.table in wanted and one.kind != "number"],
+            self._sources,
+            self.zone,
+        )
 
     @property
     def side_width(self) -> int:

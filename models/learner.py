@@ -27,11 +27,11 @@ from models.encoding import encode_queries, moments_of
 from models.frequency import FrequencyEstimator
 from models.hard_negatives import HardNegatives
 from models.history import HistoryTable
-from models.item_popularity import ItemPopularity
 from models.item_store import ItemStore
 from models.lookup import Rows
 from models.model_config import DAY_MS, FeatureConfig, ModelConfig
 from models.moments import Moments
+from models.popularity_dims import PopularityDims
 from models.preparation import Preparation
 from models.published import PublishedModel
 from models.query import Queries
@@ -88,7 +88,7 @@ class Learner:
             name: HistoryTable(kinds.length + _SKIPPED) for name, kinds in config.histories.items()
         }
         self._estimator = FrequencyEstimator()
-        self._popularity = ItemPopularity(config.popularity_half_lives_h, config.popularity_floor)
+        self._popularity = PopularityDims(config.popularity, config.positives)
         self.rejects = HardNegatives()
         self._model = build_model(config, self._request_features, self._item_features)
         self._adam = DenseAdam(self._model, config.lr_dense)
@@ -143,7 +143,7 @@ class Learner:
             further: HistoryTable.from_state(parts[f"history.{further}"]) for further in learner._histories
         }
         learner._estimator = FrequencyEstimator.from_state(parts["frequency"])
-        learner._popularity = ItemPopularity.from_state(parts["popularity"])
+        learner._popularity.restore(parts["popularity"])
         learner.rejects = HardNegatives.from_state(parts["rejects"])
         restore_weights(learner._model, parts["dense"])
         learner._adam.restore(parts["dense"])
@@ -238,8 +238,7 @@ class Learner:
         Returns the mean loss, nan for no samples.
         """
         loss = self._training.incremental(samples, everything, self._mark)
-        if self.config.popularity_dims and len(samples):
-            self._mark({"item": [self._tables.ids["item"].rows(samples.item)]})
+        self._mark_counted()
         return loss
 
     @property
@@ -251,14 +250,20 @@ class Learner:
         """A bundle begins here: nothing is touched yet, and item popularity is counted in this moment's
         frame, which deltas keep: between two bundles only items with new events change.
         """
-        self._touched = {}
+        self.clear_touched()
         self._anchor_ms = watermark_ms
 
     @property
     def _shipped(self) -> frozenset[str]:
         """Tables whose changes a delta carries."""
-        with_items = {"item"} if self.config.popularity_dims else set()
+        with_items = {"item"} if self._popularity else set()
         return frozenset(self.config.published_tables) | with_items
+
+    def _mark_counted(self) -> None:
+        """What was counted since the last call changed its items' vectors."""
+        changed = self._popularity.take_changed()
+        if len(changed):
+            self._mark({"item": [self._tables.ids["item"].rows(changed)]})
 
     def _mark(self, touched: Rows) -> None:
         for table, parts in touched.items():
@@ -277,6 +282,7 @@ class Learner:
 
         Item popularity counts as a change of the item.
         """
+        self._mark_counted()
         answer: dict[str, TouchedRows] = {}
         for table in sorted(self._shipped):
             flags = self._touched.get(table, np.zeros(0, np.bool_))
@@ -291,6 +297,7 @@ class Learner:
 
     def clear_touched(self) -> None:
         """Forget the touched set; call it after the delta is durable."""
+        self._popularity.take_changed()
         self._touched = {}
 
     def expire(self, now_ms: int) -> dict[str, pa.Array]:
@@ -332,22 +339,26 @@ class Learner:
     def _encode(self, entries: Int64Array) -> Float32Array:
         """Item vectors float32[n, W], in chunks that bound the memory."""
         dim = self.config.dim
-        vectors = np.empty((len(entries), dim + self.config.popularity_dims), np.float32)
+        vectors = np.empty((len(entries), dim + self._popularity.layout.width), np.float32)
         numbers = self._item_features.standardised(self._items.numbers)
         for start in range(0, len(entries), 65_536):
             chunk = entries[start : start + 65_536]
             vectors[start : start + len(chunk), :dim] = self._training.stepper.encode_items(chunk, numbers)
-        if self.config.popularity_dims:
+        if self._popularity:
             newest_ms = self._preparation.newest_ms
             anchor = self._anchor_ms or local_midnight_ms(newest_ms, self.config.day_timezone)
-            now = np.array([max(newest_ms + 1, self._popularity.trimmed_ms)], np.int64)
-            frame = np.array([anchor], np.int64)
-            vectors[:, dim:] = self._popularity.values(entries, now, frame)[0]
+            now_ms = max(newest_ms + 1, self._popularity.trimmed_ms)
+            vectors[:, dim:] = self._popularity.published(entries, now_ms, anchor)
         return vectors
 
     def queries(self, moments: Moments) -> Queries:
         """What the model asks for at the moments; reads only."""
-        return encode_queries(self.config, self._request_features, self._model, moments, self._rows_of)
+        return encode_queries(
+            self.config, self._request_features, self._model, moments, self._rows_of, self._entries_of
+        )
+
+    def _entries_of(self, table: str, keys: pa.StringArray) -> Int64Array:
+        return self._tables.ids[table].lookup(keys)
 
     def _rows_of(self, table: str, keys: pa.StringArray) -> torch.Tensor:
         ids = self._tables.ids[ids_name(table)]

@@ -5,8 +5,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.feature_config import FeatureConfig, HistoryConfig, TransformName
+from models.popularity_config import PopularityConfig
 
-__all__ = ["DAY_MS", "FeatureConfig", "HistoryConfig", "Kind", "ModelConfig", "TransformName"]
+__all__ = [
+    "DAY_MS",
+    "FeatureConfig",
+    "HistoryConfig",
+    "Kind",
+    "ModelConfig",
+    "PopularityConfig",
+    "TransformName",
+]
 
 DAY_MS = 86_400_000
 Kind = Literal["two_tower", "youtube_dnn", "dssm", "ebr", "mind", "fm", "sequence"]
@@ -61,13 +70,9 @@ class ModelConfig(BaseModel):
     shared_items: bool = Field(
         default=False, description="Histories pool the target side's item rows, not rows of their own."
     )
-    popularity_half_lives_h: tuple[float, ...] = Field(
+    popularity: tuple[PopularityConfig, ...] = Field(
         default=(),
-        description="Half-lives of the time-decayed counts that an item's vector carries, weighted by the "
-        "user tower; empty = none.",
-    )
-    popularity_floor: float = Field(
-        default=1.0, gt=0, description="Decayed count that is taken for nothing: log(1 + count / floor)."
+        description="Time-decayed counts that an item's vector carries, weighted by the user tower.",
     )
     popularity_every_s: int = Field(
         default=3600, ge=1, description="Training sees counts as of whole multiples of this, as deltas do."
@@ -179,18 +184,19 @@ class ModelConfig(BaseModel):
         """Newest positive events of a user that the model reads."""
         return max(self.history_length, self.own_items)
 
-    @property
-    def popularity_dims(self) -> int:
-        """Width P of the popularity part of an item vector."""
-        return len(self.popularity_half_lives_h)
-
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, given: Any) -> Any:
-        """Fill in the defaults that differ by kind."""
-        if isinstance(given, dict):
-            return {**_OF_THE_KIND.get(given.get("kind", "two_tower"), {}), **given}
-        return given
+        """Fill in the defaults that differ by kind, and by loss where another one than the kind's is asked."""
+        if not isinstance(given, dict):
+            return given
+        of_the_kind = _OF_THE_KIND.get(given.get("kind", "two_tower"), {})
+        loss = given.get("loss", of_the_kind.get("loss"))
+        if loss in PER_ROW_LOSSES and of_the_kind.get("negative_source") == "in_batch":
+            of_the_kind = {**of_the_kind, "negative_source": "unigram"}
+        if loss == "pointwise":
+            of_the_kind = {**of_the_kind, "negatives_per_row": 3}
+        return {**of_the_kind, **given}
 
     @model_validator(mode="before")
     @classmethod
@@ -230,6 +236,12 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"loss {self.loss}: draws every row's own negatives from the corpus; expected negative_source "
                 "unigram or uniform, got in_batch"
+            )
+        if self.loss == "pointwise" and self.negatives_per_row > 5:
+            raise ValueError(
+                f"negatives_per_row: got {self.negatives_per_row} with loss pointwise, expected at most 5 (2 or "
+                "3 are usual): the loss learns the share of positives among what it is shown, and with few of "
+                "them the towers learn to say no to everything; for more negatives take loss listwise or softmax"
             )
         if self.loss == "nce" and not self.logq:
             raise ValueError("loss nce: is defined with the expected counts; logq cannot be off")

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.arrays import BoolArray, Float32Array, Int64Array
+from models.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
 from models.features import Columns, FeatureColumns
 from models.history import HistoryTable
-from models.item_popularity import ItemPopularity
 from models.item_store import ItemStore, user_columns
 from models.key_bytes import hash_keys, key_array
 from models.model_config import ModelConfig
+from models.popularity_dims import PopularityDims
 from models.samples import Samples
 from models.tables import Tables
 
@@ -42,7 +42,7 @@ class Preparation:
         items: ItemStore,
         history: HistoryTable,
         histories: Mapping[str, HistoryTable],
-        popularity: ItemPopularity,
+        popularity: PopularityDims,
     ) -> None:
         if set(histories) != set(config.histories):
             raise ValueError(
@@ -55,7 +55,11 @@ class Preparation:
         self._history = history
         self._histories = dict(histories)
         self._popularity = popularity
-        self._kinds = {*config.positives}.union(*(further.kinds for further in config.histories.values()))
+        self._segments = {name: features.named(name).table for name in sorted(popularity.by)}
+        self._segment_features = features.part(list(self._segments.values()))
+        self._kinds = {*config.positives, *popularity.kinds}.union(
+            *(further.kinds for further in config.histories.values())
+        )
         self.events_taken = 0
         self.samples_made = 0
         self.newest_ms = 0
@@ -87,13 +91,14 @@ class Preparation:
             observe(self._histories[name], _places(_of_kinds(events, further.kinds)))
         places = _places(_of_kinds(events, self._config.positives))
         places = places[observe(self._history, places)]
-        self._popularity.observe(item[places].astype(np.int64), ts_ms[places])
+        if self._popularity:
+            self._count(events, catalogue, item, ts_ms, places)
         self.newest_ms = max(self.newest_ms, int(ts_ms[places].max(initial=0)))
         if not with_samples:
             return Samples.empty(self._features.slots, len(self._features.numbers))
         if len(places) < len(events):
             events = events.take(pa.array(places))
-        columns = self._columns(events, catalogue)
+        columns = self._columns(self._features, events, catalogue)
         samples = Samples(
             sequence=np.arange(self.samples_made, self.samples_made + len(places), dtype=np.int64),
             ts_ms=ts_ms[places],
@@ -106,6 +111,32 @@ class Preparation:
         )
         self.samples_made += len(samples)
         return samples
+
+    def _count(
+        self,
+        events: pa.Table,
+        catalogue: CatalogueColumns,
+        item: Int32Array,
+        ts_ms: Int64Array,
+        places: Int64Array,
+    ) -> None:
+        """Popularity of the events; places: which of them are targets."""
+        targets = np.zeros(len(events), np.bool_)
+        targets[places] = True
+        codes: dict[str, Int64Array] = {}
+        if self._segments:
+            features = self._segment_features
+            columns = self._columns(features, events, catalogue)
+            entries = features.entries(columns, ts_ms, self._tables.observe)
+            codes = {
+                name: entries[:, features.layout[table].start].astype(np.int64)
+                for name, table in self._segments.items()
+            }
+
+        def of_kinds(kinds: tuple[str, ...]) -> BoolArray:
+            return np.array(_of_kinds(events, kinds), np.bool_)
+
+        self._popularity.observe(item.astype(np.int64), ts_ms, targets, of_kinds, codes)
 
     def _requests(self, request_id: pa.ChunkedArray) -> Int64Array:
         """int64[N] hash of every request; an event without one is a request of its own."""
@@ -120,16 +151,16 @@ class Preparation:
             weights[pc.equal(kind, name).to_numpy()] = weight
         return weights
 
-    def _columns(self, events: pa.Table, catalogue: CatalogueColumns) -> Columns:
+    def _columns(self, features: FeatureColumns, events: pa.Table, catalogue: CatalogueColumns) -> Columns:
         columns: dict[tuple[str, str], pa.Array] = {}
-        for name in self._features.reads("context"):
+        for name in features.reads("context"):
             if name == "scene" and "scene" in events.column_names:
                 columns["context", name] = key_array(events["scene"])
             elif "context" in events.column_names:
                 columns["context", name] = pc.map_lookup(events["context"].combine_chunks(), name, "last")
-        if self._features.reads("user"):
+        if features.reads("user"):
             positions = catalogue.user_positions(events["user_id"])
-            columns |= user_columns(self._features, catalogue.users, positions)
+            columns |= user_columns(features, catalogue.users, positions)
         return columns
 
 

@@ -17,12 +17,13 @@ from models.architecture import (
     feature_sides,
     restore_weights,
 )
-from models.arrays import Float32Array
+from models.arrays import Float32Array, Int64Array
 from models.encoding import encode_items, encode_queries
 from models.features import FeatureColumns
 from models.id_table import IdTable
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
+from models.popularity_config import PopularityLayout
 from models.query import Queries
 from models.table_names import ids_name, ids_state, row_widths
 
@@ -72,14 +73,16 @@ class PublishedModel:
 
     def queries(self, moments: Moments) -> Queries:
         """Equal to Learner.queries of the same state. Never mutates; thread-safe."""
-        return encode_queries(self.config, self._request_features, self._model, moments, self._rows_of)
+        return encode_queries(
+            self.config, self._request_features, self._model, moments, self._rows_of, self._entries_of
+        )
 
     def item_vectors(self, keys: pa.Array, attributes: Mapping[str, pa.Array]) -> Float32Array:
         """float32[N, W] of any items, unknown ones too, from their keys and attribute columns; of nobody's
         interest yet (popularity 0).
         """
         vectors = encode_items(self._item_features, self._model, keys, attributes, self._rows_of)
-        return np.pad(vectors, ((0, 0), (0, self.config.popularity_dims)))
+        return np.pad(vectors, ((0, 0), (0, PopularityLayout(self.config.popularity).width)))
 
     def with_rows(
         self,
@@ -108,6 +111,9 @@ class PublishedModel:
             overlay = _laid_over(overlay, removed, np.repeat(cold, len(removed), axis=0))
             overlays[table] = _laid_over(overlay, keys, values)
         return replace(self, _overlays=overlays)
+
+    def _entries_of(self, table: str, keys: pa.StringArray) -> Int64Array:
+        return self._ids[table].lookup(keys)
 
     def _rows_of(self, table: str, keys: pa.StringArray) -> torch.Tensor:
         weights = self._rows[table]

@@ -1,7 +1,7 @@
 """One gradient step over a batch of samples: the rows it reads, the scores of its candidates, the loss.
 
 Shapes: B rows, T positives of a row, K shared negatives, n negatives of a row alone, U distinct items,
-V user vectors, D their width, P popularity dims.
+V user vectors, D their width, C popularity counts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from models.arrays import Float32Array, Int64Array
 from models.candidates import Candidates, Negatives, draw_candidates
 from models.features import FeatureColumns
 from models.frequency import FrequencyEstimator
+from models.hard_negatives import online_hard
 from models.history import HistoryTable
-from models.item_popularity import ItemPopularity
 from models.item_store import ItemStore
+from models.lookup import Lookup, Rows
 from models.losses import (
     corrected_softmax,
     listwise,
@@ -29,11 +30,10 @@ from models.losses import (
     pairwise_logistic,
     pointwise_bce,
 )
-from models.hard_negatives import online_hard
-from models.lookup import Lookup, Rows
 from models.model_config import DAY_MS, ModelConfig
 from models.own_items import OwnItems, own_features
 from models.pooling import history_bags
+from models.popularity_dims import PopularityDims
 from models.samplers import uniform_by_key
 from models.samples import Samples
 from models.tables import Tables
@@ -74,7 +74,7 @@ class ModelParts:
     history: HistoryTable
     histories: Mapping[str, HistoryTable]
     estimator: FrequencyEstimator
-    popularity: ItemPopularity
+    popularity: PopularityDims
 
 
 class Stepper:
@@ -265,22 +265,25 @@ class Stepper:
         scores = _Scores(
             torch.einsum("bd,btd->bt", u_BD, v_BTD), u_BD @ v_KD.T, torch.einsum("bd,bnd->bn", u_BD, v_BnD)
         )
-        if config.popularity_dims:
-            w_BP = config.tau * head.popularity_weights(inputs.side(config.history_length))
+        if config.popularity:
+            w_BC = config.tau * head.popularity_weights(inputs.side(config.history_length))
+            codes = self._codes(batch)
             as_of, anchor = self._as_of(batch.ts_ms)
-            positive_BTP, rows_BnP = (
-                self._popularity_of(candidates.entries[places], as_of, anchor)
-                for places in (candidates.positive, candidates.rows)
-            )
-            scores.positive = scores.positive + (positive_BTP * w_BP[:, None]).sum(2)
-            scores.rows = scores.rows + (rows_BnP * w_BP[:, None]).sum(2)
+            dims = self._parts.popularity
+            entries = candidates.entries
+
+            def of_rows(places_Bn: Int64Array) -> Tensor:
+                n = places_Bn.shape[1]
+                each = {name: np.repeat(code, n) for name, code in codes.items()}
+                flat = dims.pairs(entries[places_Bn].ravel(), each, np.repeat(as_of, n), np.repeat(anchor, n))
+                b_BnC = torch.from_numpy(flat.reshape(*places_Bn.shape, flat.shape[1]))
+                return torch.einsum("bnc,bc->bn", b_BnC, w_BC)
+
+            scores.positive = scores.positive + of_rows(candidates.positive)
+            scores.rows = scores.rows + of_rows(candidates.rows)
             if len(candidates.shared):
-                times, row_time = np.unique(as_of, return_inverse=True)
-                b_TKP = self._parts.popularity.values(
-                    candidates.entries[candidates.shared], times, self._as_of(times)[1]
-                )
-                b_BKP = torch.from_numpy(b_TKP)[torch.from_numpy(row_time)]
-                scores.shared = scores.shared + torch.einsum("bkp,bp->bk", b_BKP, w_BP)
+                b_BKC = torch.from_numpy(dims.shared(entries[candidates.shared], codes, as_of, anchor))
+                scores.shared = scores.shared + torch.einsum("bkc,bc->bk", b_BKC, w_BC)
         if candidates.own is not None:
             places = np.concatenate([candidates.own_positive, candidates.own_rows], axis=1)
             added = config.tau * self._own_scores(candidates.own, places)
@@ -305,11 +308,13 @@ class Stepper:
         local = local_ms(as_of, config.day_timezone)
         return as_of, as_of - local % DAY_MS
 
-    def _popularity_of(self, entries_Bn: Int64Array, as_of: Int64Array, anchor: Int64Array) -> Tensor:
-        """float32[B, n, P] of every row's own candidates at the row's moment."""
-        n = entries_Bn.shape[1]
-        flat = self._parts.popularity.values_at(entries_Bn.ravel(), np.repeat(as_of, n), np.repeat(anchor, n))
-        return torch.from_numpy(flat.reshape(*entries_Bn.shape, -1))
+    def _codes(self, batch: Samples) -> dict[str, Int64Array]:
+        """The rows' values of the features that popularity is counted by."""
+        features = self._parts.features
+        return {
+            name: batch.categories[:, features.layout[features.named(name).table].start].astype(np.int64)
+            for name in self._parts.popularity.by
+        }
 
 
 @dataclass

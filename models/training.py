@@ -175,11 +175,14 @@ class Training:
         vectors = item2vec(
             samples.user, samples.item, ids.entry_capacity, config.id_dim, config.item2vec_passes, config.seed
         )
-        scale = np.float32(config.row_init) / max(1e-9, float(np.abs(vectors).mean()))
-        live = ids.live_entries()
-        rows = ids.rows(live)
-        live, rows = live[rows > 0], rows[rows > 0]
+        # What nobody took yet has no vector, and keeps the place that Tables.spread gave it.
+        seen = np.unique(samples.item[samples.user >= 0].astype(np.int64))
+        rows = ids.rows(seen)
+        seen, rows = seen[rows > 0], rows[rows > 0]
+        if len(seen) == 0:
+            return
+        scale = np.float32(config.row_init) / max(1e-9, float(np.abs(vectors[seen]).mean()))
         for table in {"item", "history_item"} & set(parts.tables.rows):
             weights = parts.tables.rows[table].weights
             width = min(weights.shape[1], vectors.shape[1])
-            weights[torch.from_numpy(rows), :width] = torch.from_numpy(scale * vectors[live, :width])
+            weights[torch.from_numpy(rows), :width] = torch.from_numpy(scale * vectors[seen, :width])
