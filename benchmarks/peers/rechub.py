@@ -101,7 +101,8 @@ class FittedTowers:
         """So many epochs more; the trainer keeps its optimizer."""
         self._model.mode = None
         self._trainer.n_epoch = epochs
-        with contextlib.redirect_stdout(io.StringIO()):
+        quiet = io.StringIO()
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             self._trainer.fit(self._batches)
 
     def scores(self, moments: Moments) -> NDArray[np.float32]:
