@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deploy.embedded_config import EmbeddedConfig
 from deploy.metrics_config import MetricsConfig
+from models.feature_config import check_features
 from models.index import IndexConfig
 from models.item_to_item import ItemToItemConfig
 from models.model_config import FeatureConfig, ModelConfig
@@ -113,6 +114,7 @@ class Config(BaseModel):
             raise ValueError(
                 f"channels: expected names that no model has, for answers name an item's channel, got {both}"
             )
+        check_features(self.features)
         for feature in self.features:
             if not re.fullmatch(r"[^/\x00]{1,64}", feature.name):
                 raise ValueError(
