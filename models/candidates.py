@@ -4,7 +4,7 @@ each row alone (its own items, hard ones, or all of them where a loss compares r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def draw_candidates(
         _add(parts, own_parts, expected_parts, hard)
     own_positive = np.full(trues_BT.shape, -1, np.int64)
     if own is not None:
-        own_positive = np.stack([place_of(own, column) for column in trues_BT.T.astype(np.int32)], axis=1)
+        own_positive = _places_of(own, trues_BT)
         drawn, places, expected_B = sampled_own(
             own, targets.astype(np.int32), config.own_negatives, batch.sequence, negatives.salt
         )
@@ -111,9 +111,7 @@ def draw_candidates(
     own_rows = np.concatenate(own_parts, axis=1) if parts else none
     if own is not None and rows.shape[1]:
         # An easy or hard negative that is an own item carries the own items' score, like everywhere else.
-        unplaced = own_rows < 0
-        found = np.stack([place_of(own, column) for column in rows.T.astype(np.int32)], axis=1)
-        own_rows = np.where(unplaced, found, own_rows)
+        own_rows = np.where(own_rows < 0, _places_of(own, rows), own_rows)
     rows_hit = (rows < 0) | (rows[:, :, None] == trues_BT[:, None, :]).any(2)
     rows = np.where(rows < 0, targets[:, None], rows)
 
@@ -136,6 +134,33 @@ def draw_candidates(
         own_positive=own_positive,
         own_rows=own_rows,
     )
+
+
+def with_others(candidates: Candidates, others_Bn: Int64Array, trues_BT: Int64Array) -> Candidates:
+    """The candidates, and as further negatives of each row the targets of other rows: places in the batch,
+    int64[B, n], -1 = none. trues_BT: as in draw_candidates; an other that is one of them is a hit.
+    """
+    places = candidates.positive[np.maximum(others_Bn, 0), 0]
+    items = candidates.entries[places]
+    hit = (others_Bn < 0) | (items[:, :, None] == trues_BT[:, None, :]).any(2)
+    own_rows = np.full(others_Bn.shape, -1, np.int64)
+    if candidates.own is not None:
+        own_rows = _places_of(candidates.own, items)
+    nothing = np.zeros(others_Bn.shape, np.float32)
+    return replace(
+        candidates,
+        rows=np.concatenate([candidates.rows, places], axis=1),
+        rows_hit=np.concatenate([candidates.rows_hit, hit], axis=1),
+        log_expected_rows=np.concatenate([candidates.log_expected_rows, nothing], axis=1),
+        own_rows=np.concatenate([candidates.own_rows, own_rows], axis=1),
+    )
+
+
+def _places_of(own: OwnItems, items_Bn: Int64Array) -> Int64Array:
+    """int64[B, n] places in `own` of items of its rows, -1 for an item that is none."""
+    if not items_Bn.shape[1]:
+        return np.empty(items_Bn.shape, np.int64)
+    return np.stack([place_of(own, column) for column in items_Bn.T.astype(np.int32)], axis=1)
 
 
 def _hard(

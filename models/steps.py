@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.architecture import RecallModel
 from models.arrays import Float32Array, Int64Array
-from models.candidates import Candidates, Negatives, draw_candidates
+from models.candidates import Candidates, Negatives, draw_candidates, with_others
 from models.features import FeatureColumns
 from models.frequency import FrequencyEstimator
 from models.hard_negatives import online_hard
@@ -107,6 +107,10 @@ class Stepper:
         v_UD = parts.model.towers.item_vectors(items())
         u_BVD = parts.model.towers.user_vectors(inputs)
         u_BD = parts.model.towers.for_target(u_BVD, v_UD[torch.from_numpy(candidates.positive[:, 0])])
+        if "online" in config.hard_negatives:
+            v_BD = v_UD[torch.from_numpy(candidates.positive[:, 0])]
+            others_Bn = online_hard(u_BD, v_BD, targets, config.hard_per_row, batch.user)
+            candidates = with_others(candidates, others_Bn, trues_BT)
         loss = self._loss(batch, candidates, inputs, u_BD, v_UD)
         if loss.requires_grad:  # an hour may have nothing to move: its tables are not read by this model
             loss.backward()  # type: ignore[no-untyped-call]
@@ -219,14 +223,6 @@ class Stepper:
         weight_B = torch.from_numpy(batch.weight)
         shared_hit = torch.from_numpy(candidates.shared_hit)
         rows_hit = torch.from_numpy(candidates.rows_hit)
-        if "online" in config.hard_negatives:
-            v_BD = v_UD[torch.from_numpy(candidates.positive[:, 0])]
-            place_Bn = torch.from_numpy(
-                online_hard(u_BD, v_BD, batch.item.astype(np.int64), config.hard_per_row)
-            )
-            hard = torch.einsum("bd,bnd->bn", u_BD, v_BD[place_Bn.clamp_min(0)])
-            scores.rows = torch.cat([scores.rows, hard], dim=1)
-            rows_hit = torch.cat([rows_hit, place_Bn < 0], dim=1)
         if config.loss == "pairwise_hinge":
             return pairwise_hinge(scores.positive[:, 0], scores.rows, rows_hit, weight_B, config.margin)
         if config.loss == "pairwise_logistic":
@@ -240,8 +236,7 @@ class Stepper:
         negative = torch.cat(
             [
                 shared - torch.from_numpy(candidates.log_expected_shared),
-                rows[:, : candidates.rows.shape[1]] - torch.from_numpy(candidates.log_expected_rows),
-                rows[:, candidates.rows.shape[1] :],
+                rows - torch.from_numpy(candidates.log_expected_rows),
             ],
             dim=1,
         )
