@@ -39,6 +39,7 @@ from models.samples import Samples
 from models.steps import ModelParts
 from models.table_names import ids_name
 from models.tables import Tables
+from models.target_counts import TargetCounts
 from models.time_features import local_midnight_ms
 from models.training import Progress, Training
 
@@ -89,6 +90,7 @@ class Learner:
         }
         self._estimator = FrequencyEstimator()
         self._popularity = PopularityDims(config.popularity, config.positives)
+        self._targets = TargetCounts()
         self.rejects = HardNegatives()
         self._model = build_model(config, self._request_features, self._item_features)
         self._adam = DenseAdam(self._model, config.lr_dense)
@@ -106,6 +108,7 @@ class Learner:
             self._history,
             self._histories,
             self._popularity,
+            self._targets,
         )
         parts = ModelParts(
             self.config,
@@ -118,6 +121,7 @@ class Learner:
             self._histories,
             self._estimator,
             self._popularity,
+            self._targets,
         )
         self._model.eval()
         self._training = Training(parts, self._adam, self.rejects)
@@ -144,6 +148,7 @@ class Learner:
         }
         learner._estimator = FrequencyEstimator.from_state(parts["frequency"])
         learner._popularity.restore(parts["popularity"])
+        learner._targets = TargetCounts.from_state(parts["targets"])
         learner.rejects = HardNegatives.from_state(parts["rejects"])
         restore_weights(learner._model, parts["dense"])
         learner._adam.restore(parts["dense"])
@@ -167,7 +172,7 @@ class Learner:
     def _part_names(self) -> list[str]:
         fixed = [
             "request_numbers", "item_numbers", "item_attributes", "history", "frequency", "popularity",
-            "rejects", "dense", "progress", "touched",
+            "targets", "rejects", "dense", "progress", "touched",
         ]  # fmt: skip
         further = [f"history.{name}" for name in self._histories]
         return [f"table.{name}" for name in self._tables.rows] + further + fixed
@@ -190,6 +195,7 @@ class Learner:
                 "history": self._history.state(),
                 "frequency": self._estimator.state(),
                 "popularity": self._popularity.state(),
+                "targets": self._targets.state(),
                 "rejects": self.rejects.state(),
                 "dense": dense_weights(self._model) | self._adam.state(),
                 "progress": {"counters": np.array(counters, np.int64)},
@@ -323,6 +329,7 @@ class Learner:
                     history.drop_items(entries, self._tables.ids["item"].entry_capacity)
                 self._items.drop(entries)
                 self._popularity.drop_items(entries)
+                self._targets.drop(entries)
                 self.rejects.drop_items(entries)
         for history in histories:
             history.trim()

@@ -25,6 +25,7 @@ from models.model_config import ModelConfig
 from models.popularity_dims import PopularityDims
 from models.samples import Samples
 from models.tables import Tables
+from models.target_counts import TargetCounts
 
 
 class Preparation:
@@ -43,6 +44,7 @@ class Preparation:
         history: HistoryTable,
         histories: Mapping[str, HistoryTable],
         popularity: PopularityDims,
+        targets: TargetCounts,
     ) -> None:
         if set(histories) != set(config.histories):
             raise ValueError(
@@ -55,6 +57,7 @@ class Preparation:
         self._history = history
         self._histories = dict(histories)
         self._popularity = popularity
+        self._targets = targets
         self._segments = {name: features.named(name).table for name in sorted(popularity.by)}
         self._segment_features = features.part(list(self._segments.values()))
         self._kinds = {*config.positives, *popularity.kinds}.union(
@@ -93,6 +96,7 @@ class Preparation:
         places = places[observe(self._history, places)]
         if self._popularity:
             self._count(events, catalogue, item, ts_ms, places)
+        self._targets.observe(item[places].astype(np.int64), self._tables.ids["item"].entry_capacity)
         self.newest_ms = max(self.newest_ms, int(ts_ms[places].max(initial=0)))
         if not with_samples:
             return Samples.empty(self._features.slots, len(self._features.numbers))

@@ -37,6 +37,7 @@ from models.popularity_dims import PopularityDims
 from models.samplers import uniform_by_key
 from models.samples import Samples
 from models.tables import Tables
+from models.target_counts import TargetCounts
 from models.time_features import local_ms
 from models.towers import HistorySequence, ItemInputs, UserInputs, sequence_inputs
 
@@ -75,6 +76,7 @@ class ModelParts:
     histories: Mapping[str, HistoryTable]
     estimator: FrequencyEstimator
     popularity: PopularityDims
+    targets: TargetCounts
 
 
 class Stepper:

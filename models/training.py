@@ -59,7 +59,7 @@ class Training:
             order = np.random.Generator(np.random.Philox(key=[config.seed, self.passes])).permutation(
                 len(samples)
             )
-        order, self.resampled = resampled(config, samples, order, salt=self.passes)
+        order, self.resampled = resampled(config, samples, order, parts.targets.by_entry, self.passes)
         raw = parts.features.with_age(samples.numbers, samples.ts_ms.max() - samples.ts_ms)
         parts.features.fit(raw)
         parts.item_features.fit(parts.items.numbers)
@@ -139,7 +139,7 @@ class Training:
         ids, config = self._parts.tables.ids["item"], self._parts.config
         live = ids.live_entries()
         live = live[ids.entry_rows[live] > 0]
-        counts = ids.counts(live)
+        counts = self._parts.targets.by_entry[live]
         if config.negative_source == "learned_unigram":
             p = self._parts.estimator.probability(live)
             return LearnedUnigramSampler(live, p, ids.entry_capacity, config.negative_power, config.seed)
