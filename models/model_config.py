@@ -104,8 +104,8 @@ class ModelConfig(BaseModel):
     hard_per_row: int = Field(default=2, ge=1, description="Hard negatives of a row, per source.")
     hard_mix: tuple[int, int] = Field(
         default=(1, 1),
-        description="Easy to hard among a row's own negatives where rejects or offline ones exist: (1, 1), or "
-        "(100, 1) as published for EBR (losses row by row).",
+        description="Easy to hard among a row's own negatives where rejects or offline ones exist: (1, 1), "
+        "or (100, 1) as published for EBR (losses row by row).",
     )
     hard_ranks: tuple[int, int] = Field(
         default=(101, 500), description="Ranks of the model's own results that offline ones are drawn from."
@@ -187,7 +187,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, given: Any) -> Any:
-        """Fill in the defaults that differ by kind, and by loss where another one than the kind's is asked."""
+        """Fill in the defaults that differ by kind, and by loss where another than the kind's is asked."""
         if not isinstance(given, dict):
             return given
         of_the_kind = _OF_THE_KIND.get(given.get("kind", "two_tower"), {})
@@ -206,8 +206,8 @@ class ModelConfig(BaseModel):
             asked = [given.get("negative_source"), *(given.get("hard_negatives") or ())]
             if any(str(source).startswith("impress") for source in asked):
                 raise ValueError(
-                    "negatives: impressed-but-not-clicked items are no negatives of a recall model: they were "
-                    "retrieved because they fit, and training against them cost 55% of recall where it was "
+                    "negatives: impressed-but-not-clicked items are no negatives of a recall model: they "
+                    "were retrieved because they fit, and training against them cost 55% of recall where it was "
                     "measured (Huang et al., KDD 2020); use negative_source and hard_negatives "
                     "(online, offline, rejects)"
                 )
@@ -234,14 +234,14 @@ class ModelConfig(BaseModel):
     def _loss_fits_its_negatives(self) -> "ModelConfig":
         if self.loss in PER_ROW_LOSSES and self.negative_source == "in_batch":
             raise ValueError(
-                f"loss {self.loss}: draws every row's own negatives from the corpus; expected negative_source "
-                "unigram or uniform, got in_batch"
+                f"loss {self.loss}: draws every row's own negatives from the corpus; expected "
+                "negative_source unigram or uniform, got in_batch"
             )
         if self.loss == "pointwise" and self.negatives_per_row > 5:
             raise ValueError(
-                f"negatives_per_row: got {self.negatives_per_row} with loss pointwise, expected at most 5 (2 or "
-                "3 are usual): the loss learns the share of positives among what it is shown, and with few of "
-                "them the towers learn to say no to everything; for more negatives take loss listwise or softmax"
+                f"negatives_per_row: got {self.negatives_per_row} with loss pointwise, expected at most 5 (2 "
+                "or 3 is usual): it fits the share of positives among the items shown, and with many "
+                "negatives a no to everything fits well; for more of them take loss listwise or softmax"
             )
         if self.loss == "nce" and not self.logq:
             raise ValueError("loss nce: is defined with the expected counts; logq cannot be off")
