@@ -207,8 +207,8 @@ class ModelConfig(BaseModel):
             if any(str(source).startswith("impress") for source in asked):
                 raise ValueError(
                     "negatives: impressed-but-not-clicked items are no negatives of a recall model: they "
-                    "were retrieved because they fit, and training against them cost 55% of recall where it was "
-                    "measured (Huang et al., KDD 2020); use negative_source and hard_negatives "
+                    "were retrieved because they fit, and training against them cost 55% of recall where it "
+                    "was measured (Huang et al., KDD 2020); use negative_source and hard_negatives "
                     "(online, offline, rejects)"
                 )
         return given

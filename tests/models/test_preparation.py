@@ -11,7 +11,6 @@ from models.encoding import moments_of
 from models.feature_config import FeatureConfig
 from models.features import FeatureColumns
 from models.history import HistoryTable
-from models.item_popularity import ItemPopularity
 from models.item_store import ItemStore
 from models.learner import ModelConfig
 from models.preparation import Preparation
@@ -54,10 +53,12 @@ class World:
         self.items = ItemStore(FeatureColumns(FEATURES, ("item",), "UTC"))
         self.history = HistoryTable(64)
         self.histories = {name: HistoryTable(64) for name in self.config.histories}
-        self.popularity = ItemPopularity((12.0,), 1.0)
+        self.popularity = PopularityDims((PopularityConfig(half_life_h=12),), self.config.positives)
+        self.targets = TargetCounts()
         self.preparation = Preparation(
-            self.config, self.features, self.tables, self.items, self.history, self.histories, self.popularity
-        )
+            self.config, self.features, self.tables, self.items, self.history, self.histories,
+            self.popularity, self.targets,
+        )  # fmt: skip
 
     def take(self, rows, with_samples=True):
         return self.preparation.take(table(rows), CATALOGUE, with_samples)
@@ -204,8 +205,10 @@ def test_what_is_only_viewed_has_entries_but_is_no_target():
     user, item = ids["user"].lookup(pa.array(["u1", "u0"])), ids["item"].lookup(pa.array(["i3", "i0"]))
     assert (ids["user"].rows(user) > 0).tolist() == [True, False]  # every sighting counts for admission
     assert (ids["item"].rows(item) > 0).tolist() == [True, False]
-    counted = world.popularity.values(item, np.array([10**4]), np.array([10**4]))[0, :, 0]
+    counted = world.popularity.published(item, 10**4, 10**4)[:, 0]
     assert counted[0] == 0 < counted[1]
+    assert ids["item"].counts(item).tolist() == [2, 1]  # sightings
+    assert world.targets.by_entry[item].tolist() == [0, 1]
     nobody = world.take([event("u1", "i9", "other", 4)])
     assert len(nobody) == 0
     assert ids["item"].lookup(pa.array(["i9"])).tolist() == [-1]  # of no history's kind
@@ -298,5 +301,5 @@ def test_histories_of_other_names_are_refused():
     with pytest.raises(ValueError, match=r"names \['likes', 'views'\], got \['likes'\]"):
         Preparation(
             world.config, world.features, world.tables, world.items, world.history,
-            {"likes": world.histories["likes"]}, world.popularity,
+            {"likes": world.histories["likes"]}, world.popularity, world.targets,
         )  # fmt: skip
