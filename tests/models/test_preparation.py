@@ -13,9 +13,12 @@ from models.features import FeatureColumns
 from models.history import HistoryTable
 from models.item_store import ItemStore
 from models.learner import ModelConfig
+from models.popularity_config import PopularityConfig
+from models.popularity_dims import PopularityDims
 from models.preparation import Preparation
 from models.samples import Samples
 from models.tables import Tables
+from models.target_counts import TargetCounts
 
 FEATURES = (
     FeatureConfig(name="town", source="user", dim=4),
