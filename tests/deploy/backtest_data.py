@@ -77,7 +77,7 @@ history_length = 8
 batch_size = 128
 batch_size_incremental = 32
 negatives = 32
-popularity_half_lives_h = [12.0]
+popularity = [{ half_life_h = 12.0 }]
 own_items = 8
 
 [[features]]
