@@ -59,7 +59,7 @@ MODELS = {
     "two_tower": {},
     "own_and_popular": {
         "own_items": 9,
-        "popularity_half_lives_h": (1.0, 24.0),
+        "popularity": [{"half_life_h": 1}, {"half_life_h": 24, "by": "scene", "values": 3}],
         "histories": {"likes": {"kinds": ["like", "play"], "length": 3}},
     },
     "mind": {"kind": "mind", "interests": 3, "own_items": 4},
