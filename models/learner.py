@@ -181,6 +181,7 @@ class Learner:
         """Everything load() needs: part -> tensors; the bundle keeps a part as
         `models/<name>/<part>.safetensors`.
         """
+        self._mark_counted()
         preparation, training = self._preparation, self._training
         counters = [training.steps, training.passes, preparation.events_taken, preparation.samples_made]
         counters += [preparation.newest_ms, self._anchor_ms]

@@ -128,7 +128,8 @@ class PopularityDims:
         now, frame = np.array([as_of_ms], np.int64), np.array([anchor_ms], np.int64)
         for counter in self._counters:
             slots = counter.all_slots(items).ravel()
-            values = counter.popularity.values(slots, now, frame)[0].reshape(len(items), counter.values, -1)
+            shape = len(items), counter.values, len(counter.places)
+            values = counter.popularity.values(slots, now, frame)[0].reshape(shape)
             for at, place in enumerate(counter.places):
                 start = self.layout.starts[place]
                 found[:, start : start + counter.values] = values[:, :, at]
