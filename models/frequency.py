@@ -3,13 +3,17 @@ mean gap.
 
 For item y at example number t, in each of m hash arrays: B[h(y)] <- (1-a) B[h(y)] + a (t - A[h(y)]); A[h(y)]
 <- t. p(y) = 1 / max over the arrays of B[h(y)], at most 1. A cell's first gap is the configured prior.
+
+Until a cell has been seen 1/a times, the step is 1/n for its n-th gap, which makes B the plain mean of its
+gaps: with a fixed step the prior would still be half of B after fourteen sightings, and on a few thousand
+items with a few sightings each every item would look about as rare as the prior says.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from models.arrays import Float64Array, Index, Int64Array, Tensors
+from models.arrays import Float64Array, Index, Int32Array, Int64Array, Tensors
 from models.native import compiled
 
 
@@ -25,7 +29,13 @@ def _cell(item: Index, array: Index, mask: Index) -> Index:
 
 @compiled
 def _observe(
-    items: Int64Array, last: Int64Array, gap: Float64Array, step: Index, alpha: float, prior: float
+    items: Int64Array,
+    last: Int64Array,
+    gap: Float64Array,
+    gaps: Int32Array,
+    step: Index,
+    alpha: float,
+    prior: float,
 ) -> None:
     mask = last.shape[1] - 1
     for i in range(len(items)):
@@ -35,7 +45,9 @@ def _observe(
             if last[array, cell] == 0:
                 gap[array, cell] = prior
             else:
-                gap[array, cell] = (1.0 - alpha) * gap[array, cell] + alpha * (t - last[array, cell])
+                gaps[array, cell] += 1
+                a = max(alpha, 1.0 / gaps[array, cell])
+                gap[array, cell] = (1.0 - a) * gap[array, cell] + a * (t - last[array, cell])
             last[array, cell] = t
 
 
@@ -69,10 +81,11 @@ class FrequencyEstimator:
         self.examples = 0
         self._last = np.zeros((arrays, cells), np.int64)
         self._gap = np.zeros((arrays, cells), np.float64)
+        self._gaps = np.zeros((arrays, cells), np.int32)
 
     def observe(self, items: Int64Array) -> None:
         """Count the targets int64[N], one example each, in order."""
-        _observe(items, self._last, self._gap, self.examples, self.alpha, self.prior_gap)
+        _observe(items, self._last, self._gap, self._gaps, self.examples, self.alpha, self.prior_gap)
         self.examples += len(items)
 
     def probability(self, items: Int64Array) -> Float64Array:
@@ -85,7 +98,13 @@ class FrequencyEstimator:
         """Everything from_state() needs."""
         scalars = np.array([self.alpha, self.prior_gap], np.float64)
         examples = np.array([self.examples], np.int64)
-        return {"last": self._last.copy(), "gap": self._gap.copy(), "scalars": scalars, "examples": examples}
+        return {
+            "last": self._last.copy(),
+            "gap": self._gap.copy(),
+            "gaps": self._gaps.copy(),
+            "scalars": scalars,
+            "examples": examples,
+        }
 
     @classmethod
     def from_state(cls, state: Tensors) -> FrequencyEstimator:
@@ -94,5 +113,6 @@ class FrequencyEstimator:
         estimator = cls(cells, arrays, float(state["scalars"][0]), float(state["scalars"][1]))
         estimator._last = np.array(state["last"], np.int64)
         estimator._gap = np.array(state["gap"], np.float64)
+        estimator._gaps = np.array(state["gaps"], np.int32)
         estimator.examples = int(state["examples"][0])
         return estimator
