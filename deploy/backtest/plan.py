@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deploy.errors import StartError
 from updater.day import last_midnight_ms
 
 DAY_MS = 86_400_000
@@ -20,9 +21,9 @@ class Step:
 
 
 def steps(start_ms: int, end_ms: int, interval_ms: int, day_timezone: str) -> list[Step]:
-    """Consecutive intervals that cover [start_ms, end_ms). Raises ValueError for intervals over a day."""
+    """Consecutive intervals that cover [start_ms, end_ms). Raises StartError for an interval over a day."""
     if not 0 < interval_ms <= DAY_MS:
-        raise ValueError(f"interval: expected above 0 and at most a day ({DAY_MS} ms), got {interval_ms} ms")
+        raise StartError(f"interval: expected above 0 and at most a day ({DAY_MS} ms), got {interval_ms} ms")
     cut: list[Step] = []
     midnight_ms = last_midnight_ms(start_ms, day_timezone)
     while midnight_ms < end_ms:

@@ -72,14 +72,15 @@ def settings_of(
     for name in channels:
         if name in (POPULARITY, OWN_ITEMS):
             continue
-        if name in kinds:
-            item_channels[name] = ItemToItemConfig.model_validate({"kind": name, "positives": positives})
+        if name in config.channels or (name in kinds and name not in config.models):
+            own = config.channels.get(name) or ItemToItemConfig.model_validate({"kind": name})
+            item_channels[name] = own.model_copy(update={"positives": tuple(positives)})
             continue
         given = config.models.get(name)
         if given is None and name in get_args(Kind):
             given = ModelConfig.model_validate({"kind": name, "day_timezone": zone})
         if given is None:
-            known = [*config.models, POPULARITY, OWN_ITEMS, *kinds, *get_args(Kind)]
+            known = [*config.models, *config.channels, POPULARITY, OWN_ITEMS, *kinds, *get_args(Kind)]
             raise StartError(f"channels: expected some of {', '.join(dict.fromkeys(known))}, got {name!r}")
         changes: dict[str, object] = {"positives": tuple(positives)}
         if day_timezone:

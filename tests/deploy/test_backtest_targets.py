@@ -13,6 +13,7 @@ from deploy.backtest.events import event_stream, ids_of, key_texts
 from deploy.backtest.observer import BLOCK, Observer
 from deploy.backtest.plan import steps
 from deploy.backtest.targets import Targets, targets_of
+from deploy.errors import StartError
 from models.catalogue_columns import CatalogueColumns
 from models.model_config import ModelConfig
 from stream.event import EVENT_SCHEMA
@@ -132,7 +133,7 @@ def test_steps_cut_days_at_local_midnights() -> None:
     daily = steps(start_ms, start_ms + 40 * HOUR, 24 * HOUR, shanghai)
     assert [step.end_ms for step in daily if step.full] == fulls
     assert len(daily) == 3
-    with pytest.raises(ValueError, match="at most a day"):
+    with pytest.raises(StartError, match="at most a day"):
         steps(start_ms, start_ms + HOUR, 25 * HOUR, shanghai)
 
 
