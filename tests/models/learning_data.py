@@ -1,10 +1,15 @@
 """Small event tables and an in-memory bundle for the learning tests."""
 
+from functools import cache
+from typing import get_args
+
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from models.catalogue_columns import CatalogueColumns
 from models.learner import FeatureConfig, Learner, ModelConfig
+from models.model_config import Kind
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -24,6 +29,25 @@ FEATURES = (
     FeatureConfig(name="tags", source="item", kind="categories", length=2, separator="|", dim=4),
     FeatureConfig(name="price", source="item", kind="number", transforms=("log",)),
 )
+FEW = tuple(
+    feature for feature in FEATURES if feature.name in ("town", "hour_of_day", "scene", "colour", "price")
+)
+
+KINDS = get_args(Kind)
+VIEWS = {"views": {"kinds": ("view",), "length": 4}}
+OPTIONS = {
+    "plain": {},
+    "shared_items": {"shared_items": True, "history_half_life_days": 0.2},
+    "own_items": {"own_items": 10},
+    "views": {"histories": VIEWS},
+    "no_user_row": {"user_row": False},
+    "no_history": {"use_history": False},
+    "all": {
+        "own_items": 5, "own_negatives": 3, "histories": VIEWS, "shared_items": True, "admit_after": 2,
+        "popularity": ({"half_life_h": 12}, {"half_life_h": 3, "by": "scene", "values": 2}),
+    },
+}  # fmt: skip
+VARIANTS = [pytest.param(kind, option, id=f"{kind}-{option}") for kind in KINDS for option in OPTIONS]
 
 
 def config(kind="two_tower", **changes):
@@ -108,3 +132,13 @@ def trained(kind="two_tower", features=FEATURES, **changes):
     learner = Learner.fresh(config(kind, **changes), features)
     learner.train_full(learner.prepare(events(), catalogue()))
     return learner
+
+
+@cache
+def _trained_files(kind, option):
+    return Files(trained(kind, FEATURES if option == "plain" else FEW, **OPTIONS[option]))
+
+
+def variant(kind, option):
+    """A trained model of its own, from a bundle of it."""
+    return Learner.load(_trained_files(kind, option), "m")
