@@ -180,6 +180,11 @@ class ModelConfig(BaseModel):
         return self.kind != "youtube_dnn"
 
     @property
+    def has_own_items(self) -> bool:
+        """Whether items of the own history get a score of their own."""
+        return self.own_items > 0
+
+    @property
     def read_length(self) -> int:
         """Newest positive events of a user that the model reads."""
         return max(self.history_length, self.own_items)

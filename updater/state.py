@@ -94,7 +94,9 @@ class RecipeChanged(RuntimeError):
 
 
 _STRUCTURE = (
-    "kind", "dim", "id_dim", "hidden", "history_length", "shared_items", "admit_after", "admit_window_days",
+    "kind", "dim", "id_dim", "hidden", "cross_layers", "interests", "heads", "blocks", "history_length",
+    "histories", "shared_items", "popularity", "positives", "has_own_items", "admit_after",
+    "admit_window_days",
 )  # fmt: skip
 """Settings that the tensors of a bundle depend on; all others may change from one retrain to the next."""
 
