@@ -14,16 +14,18 @@ from models.catalogue_columns import CatalogueColumns
 from models.learner import Learner, Moments, Samples
 from updater.state import Recipe
 
-BLOCK = 64
-"""Targets that are asked at once. A block always has this many rows, the last one repeated: the last bit of a
-matrix product depends on its shape, and an answer may not depend on how many targets follow."""
+BLOCK, SMALL_BLOCK = 64, 8
+"""Targets that are asked at once; the small one where an interval is at most _SHORT_MS and has few. All blocks
+of a run have as many rows, the last one repeated: the last bit of a matrix product depends on its shape, and
+an answer may not depend on how many targets follow."""
+_SHORT_MS = 600_000
 
 
 @dataclass(frozen=True)
 class Block:
-    """At most BLOCK targets of one interval.
+    """The targets of one interval, some at a time.
 
-    rows: int64[n] target numbers; moments: by model, BLOCK of them, the first n are those of the rows.
+    rows: int64[n] target numbers; moments: by model, as many in every block, the first n are those of rows.
     """
 
     rows: Int64Array
@@ -33,8 +35,9 @@ class Block:
 class Observer:
     """Learners that only ever observe: they know what everybody did before each moment, and train nothing."""
 
-    def __init__(self, recipe: Recipe, targets: Targets) -> None:
+    def __init__(self, recipe: Recipe, targets: Targets, interval_ms: int) -> None:
         self._targets = targets
+        self._block = SMALL_BLOCK if interval_ms <= _SHORT_MS else BLOCK
         self._learners = {
             name: Learner.fresh(config, recipe.features) for name, config in recipe.models.items()
         }
@@ -58,11 +61,11 @@ class Observer:
     def blocks(self, rows: Int64Array) -> list[Block]:
         """Some of the rows given to take(), in blocks."""
         first = np.searchsorted(self._rows, rows)
-        cut = range(0, len(rows), BLOCK)
-        return [Block(rows[at : at + BLOCK], self._moments(first[at : at + BLOCK])) for at in cut]
+        parts = [slice(at, at + self._block) for at in range(0, len(rows), self._block)]
+        return [Block(rows[part], self._moments(first[part])) for part in parts]
 
     def _moments(self, at: Int64Array) -> dict[str, Moments]:
-        full = np.concatenate([at, np.repeat(at[-1:], BLOCK - len(at))])
+        full = np.concatenate([at, np.repeat(at[-1:], self._block - len(at))])
         return {
             name: learner.moments(self._samples[name], self._places[name][full])
             for name, learner in self._learners.items()

@@ -99,7 +99,7 @@ class Replay:
         progress("first full retrain", 0, of_ms)
         versions = self._retrained(chains, before, start_ms)
         with _Timed(self.seconds, "moments"):
-            observer = Observer(self.settings.recipe, self.targets)
+            observer = Observer(self.settings.recipe, self.targets, self.settings.interval_ms)
             observer.observe(before, self.catalogue)
         served = [
             Served(s, self.settings.recipe, self.targets, versions[s.shuffled]) for s in self.strategies

@@ -84,7 +84,7 @@ def test_the_observer_reads_the_same_histories() -> None:
     table = event_table(shared=False)
     targets = targets_of(event_stream(table).events, POSITIVES)
     config = ModelConfig(positives=POSITIVES, history_length=HISTORY, dim=8, id_dim=8, hidden=(8,))
-    observer = Observer(Recipe({"m": config}, (), POSITIVES, HOUR), targets)
+    observer = Observer(Recipe({"m": config}, (), POSITIVES, HOUR), targets, HOUR)
     stream, rows = event_stream(table), np.arange(0, len(targets), 5)
     middle_ms = START + 30 * HOUR
     rows = rows[targets.ts_ms[rows] >= middle_ms]
