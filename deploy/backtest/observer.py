@@ -15,7 +15,7 @@ from models.learner import Learner, Moments, Samples
 from updater.state import Recipe
 
 BLOCK, SMALL_BLOCK = 64, 8
-"""Targets that are asked at once; the small one where an interval is at most _SHORT_MS and has few. All blocks
+"""Targets asked at once; the small one where an interval is at most _SHORT_MS and has few. All blocks
 of a run have as many rows, the last one repeated: the last bit of a matrix product depends on its shape, and
 an answer may not depend on how many targets follow."""
 _SHORT_MS = 600_000
