@@ -1,5 +1,5 @@
-"""The same moments give the same vectors, whoever is asked: training tables, a Learner, a published model
-with deltas.
+"""The same moments give the same scores, whoever is asked: a training step, a Learner, a published model with
+deltas, many moments or one.
 """
 
 import numpy as np
@@ -7,81 +7,132 @@ import pyarrow as pa
 import pytest
 import torch
 
+from models.candidates import Negatives, draw_candidates
 from models.learner import Learner, Moments, PublishedModel
+from models.lookup import Lookup
 from models.moments import one_moment
+from models.retrieve import dense_scores
+from models.samplers import UnigramSampler
+from models.steps import StepPlan
 from tests.models.learning_data import (
     DAY_MS,
     FEATURES,
+    FEW,
     HOUR_MS,
+    KINDS,
+    OPTIONS,
     START_MS,
+    VARIANTS,
     Files,
     catalogue,
     config,
-    contents,
     events,
     trained,
+    variant,
 )
 
-VARIANTS = [
-    pytest.param("two_tower", {}, id="two_tower"),
-    pytest.param(
-        "two_tower", {"shared_items": True, "history_half_life_days": 0.2}, id="two_tower-shared-rows"
-    ),
-    pytest.param("two_tower", {"admit_after": 3}, id="two_tower-admission"),
-    pytest.param("youtube_dnn", {}, id="youtube_dnn"),
-    pytest.param("youtube_dnn", {"shared_items": True}, id="youtube_dnn-shared-rows"),
-    pytest.param("youtube_dnn", {"id_dim": 8}, id="youtube_dnn-narrow-ids"),
-]
 
-
-def step_inputs(learner, samples):
-    """User vectors of samples as a training step computes them, from entries."""
-    from models.steps import StepPlan, _Lookup
-
-    stepper = learner._stepper
-    numbers = learner._request_features.standardised(samples.numbers)
-    item_numbers = learner._item_features.standardised(learner._items.numbers)
-    plan = StepPlan(frozenset(), False, None, numbers, item_numbers, 0.0, 0.0, 0)
-    lookup = _Lookup(learner._tables, plan.trained)
-    with torch.no_grad():
-        users = stepper._user_inputs(samples, plan, slice(None), lookup)
-        pooled, _ = stepper._history_and_items(samples, samples.item.astype(np.int64), plan, lookup)
-        return learner._model.user_vectors(users(pooled)).numpy()
-
-
-@pytest.mark.parametrize(("kind", "changes"), VARIANTS)
-def test_training_learner_and_server_agree(kind, changes):
-    learner = trained(kind, **changes)
-    samples = learner.prepare(events(200, users=25, seed=4, start_ms=START_MS + DAY_MS), catalogue())
-    moments = learner.moments(samples)
-    from_keys = learner.user_vectors(moments)
-    np.testing.assert_allclose(step_inputs(learner, samples), from_keys, atol=1e-6)
-    published = PublishedModel.load(Files(learner), "m")
-    assert published.user_vectors(moments).tobytes() == from_keys.tobytes()
-    one = one_moment(
-        moments.user_id[150].as_py(),
-        int(moments.ts_ms[150]),
-        [
-            (moments.history_id[place].as_py(), int(moments.history_ts_ms[place]))
-            for place in range(moments.history_offsets[150], moments.history_offsets[151])
-        ],
-        {name: column[150].as_py() for name, column in moments.context.items()},
-        {name: column[150].as_py() for name, column in moments.user_attributes.items()},
+def step_scores(learner, samples):
+    """(user vectors, candidates, scores) of samples as a training step computes them, from entries."""
+    stepper, ids = learner._training.stepper, learner._tables.ids["item"]
+    live = ids.live_entries()
+    sampler = UnigramSampler(live[ids.entry_rows[live] > 0], np.ones(len(live)), ids.entry_capacity, 0.0, 0)
+    plan = StepPlan(
+        trained=frozenset(),
+        negatives=Negatives(sampler, None, 0),
+        numbers=learner._request_features.standardised(samples.numbers),
+        item_numbers=learner._item_features.standardised(learner._items.numbers),
+        companions=np.empty((len(samples), 0), np.int64),
+        offline=None,
+        user_dropout=0.0,
+        item_dropout=0.0,
     )
-    np.testing.assert_allclose(published.user_vectors(one)[0], from_keys[150], atol=1e-6)
+    targets = samples.item.astype(np.int64)[:, None]
+    candidates = draw_candidates(
+        learner.config, samples, targets, stepper._own(samples), None, plan.negatives, learner._estimator, 0
+    )
+    lookup = Lookup(learner._tables, plan.trained)
+    users = stepper._users(samples, slice(None), plan, lookup)
+    items = stepper._items(candidates.entries, plan, lookup, 0)
+    lookup.run()
+    with torch.no_grad():
+        towers, inputs = learner._model.towers, users()
+        v_UD, u_BVD = towers.item_vectors(items()), towers.user_vectors(inputs)
+        u_BD = towers.for_target(u_BVD, v_UD[torch.from_numpy(candidates.positive[:, 0])])
+        scores = stepper._scores(samples, candidates, inputs, u_BD, v_UD)
+    return u_BVD.numpy(), candidates, scores
+
+
+@pytest.mark.parametrize(("kind", "option"), VARIANTS)
+def test_training_learner_and_server_agree(kind, option):
+    learner = variant(kind, option)
+    samples = learner.prepare(events(120, users=25, seed=4, start_ms=START_MS + DAY_MS), catalogue())
+    moments, dim = learner.moments(samples), learner.config.dim
+    queries = learner.queries(moments)
     keys, vectors = learner.item_vectors()
+    u_BVD, candidates, scores = step_scores(learner, samples)
+    np.testing.assert_allclose(u_BVD, queries.vectors[:, :, :dim], atol=1e-6)
+    # A row of mind is trained with one of its vectors, and popularity counts as of the row's own hour.
+    if kind != "mind" and option != "all":
+        dense = dense_scores(queries, keys, vectors)
+        column = learner._tables.ids["item"].keys_of(candidates.entries)
+        column = pa.compute.index_in(column, keys).to_numpy(zero_copy_only=False)
+        row = np.arange(len(samples))[:, None]
+        np.testing.assert_allclose(scores.positive, dense[row, column[candidates.positive]], atol=1e-5)
+        of_rows = dense[row, column[candidates.rows]]
+        np.testing.assert_allclose(
+            scores.rows.numpy()[~candidates.rows_hit], of_rows[~candidates.rows_hit], atol=1e-5
+        )
+        shared = np.broadcast_to(dense[:, column[candidates.shared]], candidates.shared_hit.shape)
+        np.testing.assert_allclose(
+            scores.shared.numpy()[~candidates.shared_hit], shared[~candidates.shared_hit], atol=1e-5
+        )
+    published = PublishedModel.load(Files(learner), "m")
+    served = published.queries(moments)
+    np.testing.assert_allclose(served.vectors, queries.vectors, atol=1e-6)
+    np.testing.assert_allclose(served.own_score, queries.own_score, atol=1e-6)
+    assert served.own_id.equals(queries.own_id)
+    assert served.own_offsets.tolist() == queries.own_offsets.tolist()
+    for place in (3, 60):
+        assert_alone_as_among_many(published, moments, place, served)
     items = catalogue().items.take(pa.array(catalogue().item_positions(keys)))
     attributes = {name: items[name].combine_chunks() for name in ("colour", "tags", "price")}
-    np.testing.assert_allclose(published.item_vectors(keys, attributes), vectors, atol=1e-6)
+    np.testing.assert_allclose(published.item_vectors(keys, attributes)[:, :dim], vectors[:, :dim], atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "changes"), VARIANTS)
-def test_bundle_and_deltas_equal_the_learner(kind, changes):
+def assert_alone_as_among_many(published, moments, place, queries):
+    """The request of one moment, as a server gets it, gives the moment's query."""
+
+    def entries(lists):
+        part = range(int(lists.offsets[place]), int(lists.offsets[place + 1]))
+        return [(lists.id[at].as_py(), int(lists.ts_ms[at])) for at in part]
+
+    one = one_moment(
+        moments.user_id[place].as_py(),
+        int(moments.ts_ms[place]),
+        entries(moments.history),
+        {name: column[place].as_py() for name, column in moments.context.items()},
+        {name: column[place].as_py() for name, column in moments.user_attributes.items()},
+        {name: entries(lists) for name, lists in moments.histories.items()},
+    )
+    alone = published.queries(one)
+    np.testing.assert_allclose(alone.vectors[0], queries.vectors[place], atol=1e-6)
+    part = slice(queries.own_offsets[place], queries.own_offsets[place + 1])
+    assert alone.own_id.to_pylist() == queries.own_id[part].to_pylist()
+    np.testing.assert_allclose(alone.own_score, queries.own_score[part], atol=1e-6)
+
+
+DELTAS = [*((kind, "plain") for kind in KINDS), ("two_tower", "all"), ("fm", "all"), ("mind", "all")]
+
+
+@pytest.mark.parametrize(("kind", "option"), DELTAS)
+def test_bundle_and_deltas_equal_the_learner(kind, option):
     tables = {"trained_tables": ("user", "item"), "published_tables": ("user", "item")}
-    learner = trained(kind, **changes, **tables, expire_after_days=0.5)
+    learner = trained(kind, FEW, **OPTIONS[option], **tables, expire_after_days=0.5)
+    learner.rebase(START_MS + DAY_MS)
     base = PublishedModel.load(Files(learner), "m")
     published = base
-    samples = None
+    items = dict(zip(*(part.tolist() for part in learner.item_vectors()), strict=True))
     for number in range(3):
         start_ms = START_MS + DAY_MS + number * HOUR_MS
         hour = events(50, users=30, items=50, seed=10 + number, start_ms=start_ms, span_ms=HOUR_MS)
@@ -89,20 +140,29 @@ def test_bundle_and_deltas_equal_the_learner(kind, changes):
         learner.train_incremental(samples)
         touched = learner.touched()
         removed = learner.expire(start_ms + HOUR_MS)
+        gone = {name: set(keys.to_pylist()) for name, keys in removed.items()}
         live = {
-            name: [key not in set(removed[name].to_pylist()) for key in rows.keys.to_pylist()]
-            for name, rows in touched.items()
+            name: [key not in gone[name] for key in rows.keys.to_pylist()] for name, rows in touched.items()
         }
         rows = {
             name: (t.keys.filter(pa.array(live[name])), t.rows[live[name]]) for name, t in touched.items()
         }
         published = published.with_rows(rows, removed)
+        items |= dict(zip(touched["item"].keys.to_pylist(), touched["item"].vectors.tolist(), strict=True))
+        items = {key: vector for key, vector in items.items() if key not in gone["item"]}
         learner.clear_touched()
-        moments = learner.moments(learner.prepare(hour.slice(0, 0), catalogue()))
-        assert len(moments) == 0
     moments = one_moments(learner)
-    assert np.abs(base.user_vectors(moments) - learner.user_vectors(moments)).max() > 1e-6
-    np.testing.assert_allclose(published.user_vectors(moments), learner.user_vectors(moments), atol=1e-6)
+    expected = learner.queries(moments)
+    assert np.abs(base.queries(moments).vectors - expected.vectors).max() > 1e-6
+    np.testing.assert_allclose(published.queries(moments).vectors, expected.vectors, atol=1e-6)
+    np.testing.assert_allclose(published.queries(moments).own_score, expected.own_score, atol=1e-6)
+    keys, vectors = learner.item_vectors()
+    assert set(keys.to_pylist()) == set(items)
+    shipped = np.array([items[key] for key in keys.to_pylist()], np.float32)
+    dim = learner.config.dim
+    assert np.abs(shipped[:, dim:] - vectors[:, dim:]).max(initial=0) < 1e-4  # popularity, in one frame
+    moved_alone = np.abs(shipped[:, :dim] - vectors[:, :dim]).max(1) > 1e-5
+    assert not moved_alone.any()
 
 
 def one_moments(learner):
@@ -117,23 +177,6 @@ def one_moments(learner):
         history_offsets=np.concatenate([[0], np.cumsum([len(keys) for keys in history])]),
         history_ts_ms=np.full(len(flat), START_MS + DAY_MS),
     )
-
-
-@pytest.mark.parametrize("kind", ["two_tower", "youtube_dnn"])
-def test_unknown_users_are_answered_and_reading_changes_nothing(kind):
-    learner = trained(kind)
-    before = contents(learner)
-    moments = one_moment(
-        "never seen", START_MS, [("unknown item", START_MS - 5), ("i1", START_MS - 1)], {"device": "tv"}
-    )
-    vector = learner.user_vectors(moments)
-    assert vector.shape == (1, 16)
-    assert np.isfinite(vector).all()
-    nothing = learner.user_vectors(one_moment("", START_MS, []))
-    assert np.isfinite(nothing).all()
-    assert contents(learner) == before
-    if kind == "two_tower":
-        assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_histories_as_given_equal_histories_of_the_table():
@@ -155,9 +198,7 @@ def test_histories_as_given_equal_histories_of_the_table():
         for begin, end in zip(moments.history_offsets[:-1], moments.history_offsets[1:], strict=True)
     ]
     assert len(lists) == len(rows)
-    full = [place for place, row in enumerate(rows) if len(row) == len(lists[place])]
-    assert len(full) > 0.95 * len(rows)  # the table forgets beyond twice the length read
-    assert [lists[place] for place in full] == [rows[place] for place in full]
+    assert lists == rows
 
 
 def test_moments_of_unequal_columns_are_refused():
