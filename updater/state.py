@@ -95,7 +95,7 @@ class RecipeChanged(RuntimeError):
 
 _STRUCTURE = (
     "kind", "dim", "id_dim", "hidden", "cross_layers", "interests", "heads", "blocks", "history_length",
-    "histories", "shared_items", "popularity", "positives", "has_own_items", "admit_after",
+    "histories", "shared_items", "popularity", "has_own_items", "admit_after",
     "admit_window_days",
 )  # fmt: skip
 """Settings that the tensors of a bundle depend on; all others may change from one retrain to the next."""
