@@ -1,5 +1,5 @@
-"""What a Learner does with events, beyond the contract of every kind: new users, expiry, repeated events, the start
-of item rows, refusals.
+"""What a Learner does with events, beyond the contract of every kind: new users, expiry, repeated events,
+the start of item rows, refusals.
 """
 
 import numpy as np
