@@ -4,7 +4,7 @@ frequency estimator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from models.lookup import Rows
 from models.model_config import DAY_MS, FeatureConfig, ModelConfig
 from models.moments import Moments
 from models.popularity_dims import PopularityDims
+from models.prebatch import PrebatchedRows
 from models.preparation import Preparation
 from models.published import PublishedModel
 from models.query import Queries
@@ -237,6 +238,26 @@ class Learner:
         mean loss, nan for no samples. For the first training call it `config.epochs_first` times.
         """
         return self._training.full(samples, order, progress, self._ranking())
+
+    def prebatch(self, samples: Samples, order: Int64Array | None = None) -> Iterator[PrebatchedRows]:
+        """Complete rows of `samples`, a batch at a time, in the order that train_full() would take now; for
+        models/prebatch_file.py and train_prebatched(). The model is only read.
+
+        Histories and item attributes are as of now, so write them before the next events are taken. ValueError
+        for a model whose rows cannot be written ahead.
+        """
+        return self._training.written(samples, order)
+
+    def train_prebatched(
+        self, read: Callable[[], Iterable[PrebatchedRows]], progress: Progress | None = None
+    ) -> float:
+        """One epoch over written rows as they lie: train_full() with negatives, histories and attributes taken
+        from the rows. read() gives all batches and is called twice, first for the scale of the numbers.
+
+        Where the loss takes each row's own negatives this is train_full() on the same draws; softmax and nce
+        have a row's own negatives here, not shared ones. Returns the mean loss, nan for no rows.
+        """
+        return self._training.prebatched(read, progress)
 
     def train_incremental(self, samples: Samples, everything: bool = False) -> float:
         """One pass in order over one interval's samples; moves `config.trained_tables` only (row 0 never).

@@ -96,10 +96,11 @@ class SampleProducer:
 def check_prebatch(config: ModelConfig) -> None:
     """Refuse a model whose rows cannot be written ahead (ValueError)."""
     reasons = {
-        "popularity_half_lives_h": bool(config.popularity_half_lives_h),
+        "popularity": bool(config.popularity),
         "own_items": config.own_items > 0,
         "histories": bool(config.histories),
         "num_true": config.num_true > 1,
+        "hard_negatives": bool(config.hard_negatives),
     }
     asked = [name for name, wanted in reasons.items() if wanted]
     if asked:

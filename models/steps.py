@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.architecture import RecallModel
-from models.arrays import Float32Array, Int64Array
+from models.arrays import Float32Array, Int32Array, Int64Array
 from models.candidates import Candidates, Negatives, draw_candidates, with_others
 from models.features import FeatureColumns
 from models.frequency import FrequencyEstimator
@@ -96,11 +96,7 @@ class Stepper:
         targets = batch.item.astype(np.int64)
         parts.estimator.observe(targets)
         trues_BT = np.concatenate([targets[:, None], plan.companions[positions]], axis=1)
-        own = self._own(batch)
-        offline = None if plan.offline is None else plan.offline[positions]
-        candidates = draw_candidates(
-            config, batch, trues_BT, own, offline, plan.negatives, parts.estimator, number
-        )
+        candidates = self._drawn(batch, positions, trues_BT, self._own(batch), plan, number)
         lookup = Lookup(parts.tables, plan.trained)
         users = self._users(batch, positions, plan, lookup)
         items = self._items(candidates.entries, plan, lookup, number)
@@ -131,6 +127,29 @@ class Stepper:
             lookup.run()
             vectors: Float32Array = self._parts.model.towers.item_vectors(items()).numpy()
         return vectors
+
+    def _drawn(
+        self,
+        batch: Samples,
+        positions: Int64Array | slice,
+        trues_BT: Int64Array,
+        own: OwnItems | None,
+        plan: StepPlan,
+        number: int,
+    ) -> Candidates:
+        offline = None if plan.offline is None else plan.offline[positions]
+        parts = self._parts
+        return draw_candidates(
+            parts.config, batch, trues_BT, own, offline, plan.negatives, parts.estimator, number
+        )
+
+    def _read(self, history: HistoryTable, batch: Samples, length: int) -> tuple[Int32Array, Int32Array]:
+        """(items [B, L], ages in seconds) of a history as of the batch's moments."""
+        return history.read(batch.user, batch.ts_ms, batch.request, length)
+
+    def _attributes(self, entries: Int64Array, plan: StepPlan) -> tuple[Int32Array, Float32Array]:
+        """(categories int32[U, C], standardised numbers float32[U, M]) of items."""
+        return self._parts.items.categories[entries], plan.item_numbers[entries]
 
     def _own(self, batch: Samples) -> OwnItems | None:
         if not self._parts.config.own_items:
@@ -187,7 +206,7 @@ class Stepper:
         if not used:
             nothing = torch.zeros(b, config.id_dim), torch.zeros(b), None
             return lambda: nothing
-        items_BL, age_s_BL = history.read(batch.user, batch.ts_ms, batch.request, length)
+        items_BL, age_s_BL = self._read(history, batch, length)
         table = "item" if config.shared_items else "history_item"
         if sequence and parts.model.towers.needs_sequence:
             mask_BL = items_BL >= 0
@@ -206,15 +225,14 @@ class Stepper:
         if plan.item_dropout > 0 and parts.config.has_item_tower:
             rows = np.where(uniform_by_key(entries, number) < plan.item_dropout, 0, rows)
         item = lookup.single("item", rows)
+        entries_UC, numbers_UM = self._attributes(entries, plan)
         categories = []
         if parts.config.has_item_tower:
             categories = [
-                lookup.slots(
-                    feature.table, parts.items.categories[entries, parts.item_features.layout[feature.table]]
-                )
+                lookup.slots(feature.table, entries_UC[:, parts.item_features.layout[feature.table]])
                 for feature in parts.item_features.categories
             ]
-        numbers = torch.from_numpy(plan.item_numbers[entries])
+        numbers = torch.from_numpy(numbers_UM)
         return lambda: ItemInputs(item.value, [wanted.value for wanted in categories], numbers)
 
     def _loss(

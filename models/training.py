@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from models.hard_negatives import HardNegatives, offline_hard
 from models.item2vec import item2vec
 from models.lookup import Rows
 from models.model_config import PER_ROW_LOSSES
+from models.prebatch import PrebatchedRows, SampleProducer, check_prebatch
+from models.prebatch_step import PrebatchStepper
 from models.request_targets import companions
 from models.resampling import resampled
 from models.samplers import (
@@ -55,11 +57,89 @@ class Training:
         parts, config = self._parts, self._parts.config
         if len(samples) == 0:
             return float("nan")
+        order, self.resampled = self._order(samples, order)
+        numbers = self._begin(samples)
+        sampler = None if config.negative_source == "in_batch" else self._sampler()
+        plan = StepPlan(
+            trained=frozenset(parts.tables.rows),
+            negatives=Negatives(sampler, self._drawn_rejects(), self.passes),
+            numbers=numbers,
+            item_numbers=parts.item_features.standardised(parts.items.numbers),
+            companions=companions(samples, config.num_true - 1),
+            offline=self._offline(samples, rank),
+            user_dropout=config.id_dropout if config.use_history else 0.0,
+            item_dropout=config.item_dropout,
+        )
+        starts = range(0, len(order), config.batch_size)
+        chosen = (order[start : start + config.batch_size] for start in starts)
+        batches = ((self.stepper, samples.take(positions), positions) for positions in chosen)
+        return self._epoch(batches, plan, len(order), progress)
+
+    def written(self, samples: Samples, order: Int64Array | None) -> Iterator[PrebatchedRows]:
+        """Complete rows of the batches that full() would step over now, with the negatives of these steps
+        where the loss takes each row's own (Learner.prebatch).
+        """
+        parts, config = self._parts, self._parts.config
+        check_prebatch(config)
+        if len(samples) == 0:
+            return
+        order, _ = self._order(samples, order)
+        producer = SampleProducer(
+            self._sampler(),
+            config.negatives_per_row,
+            lambda entries: parts.items.categories[entries],
+            lambda entries: parts.items.numbers[entries],
+        )
+        for number, start in enumerate(range(0, len(order), config.batch_size)):
+            batch = samples.take(order[start : start + config.batch_size])
+            history = parts.history.read(batch.user, batch.ts_ms, batch.request, config.history_length)
+            yield producer.rows(batch, *history, self.steps + number)
+
+    def prebatched(self, read: Callable[[], Iterable[PrebatchedRows]], progress: Progress | None) -> float:
+        """One epoch over written rows (Learner.train_prebatched)."""
+        parts, config = self._parts, self._parts.config
+        check_prebatch(config)
+        lying = [rows.samples for rows in read()]
+        if not sum(map(len, lying)):
+            return float("nan")
+        samples = Samples.concatenate(lying)
+        in_time = np.argsort(samples.sequence, kind="stable")
+        numbers = np.empty((0, 0), np.float32)
+        by_time = self._begin(samples.take(in_time))
+        numbers = np.empty_like(by_time)
+        numbers[in_time] = by_time
+        plan = StepPlan(
+            trained=frozenset(parts.tables.rows),
+            negatives=Negatives(None, None, self.passes),
+            numbers=numbers,
+            item_numbers=np.empty((0, 0), np.float32),
+            companions=np.empty((len(samples), 0), np.int64),
+            offline=None,
+            user_dropout=config.id_dropout if config.use_history else 0.0,
+            item_dropout=config.item_dropout,
+        )
+
+        def batches() -> Iterator[tuple[Stepper, Samples, slice]]:
+            at = 0
+            for rows in read():
+                yield PrebatchStepper(parts, rows), rows.samples, slice(at, at + len(rows))
+                at += len(rows)
+
+        return self._epoch(batches(), plan, len(samples), progress)
+
+    def _order(self, samples: Samples, order: Int64Array | None) -> tuple[Int64Array, dict[str, int]]:
+        """The positions that this pass steps over, and what resampling changed."""
+        config = self._parts.config
         if order is None:
-            order = np.random.Generator(np.random.Philox(key=[config.seed, self.passes])).permutation(
-                len(samples)
-            )
-        order, self.resampled = resampled(config, samples, order, parts.targets.by_entry, self.passes)
+            generator = np.random.Generator(np.random.Philox(key=[config.seed, self.passes]))
+            order = generator.permutation(len(samples))
+        return resampled(config, samples, order, self._parts.targets.by_entry, self.passes)
+
+    def _begin(self, samples: Samples) -> Float32Array:
+        """Set scalers, rates and never-trained rows for a full pass over samples, which are in the order of
+        time; their standardised numbers float32[N, M].
+        """
+        parts, config = self._parts, self._parts.config
         raw = parts.features.with_age(samples.numbers, samples.ts_ms.max() - samples.ts_ms)
         parts.features.fit(raw)
         parts.item_features.fit(parts.items.numbers)
@@ -70,34 +150,32 @@ class Training:
         for rows in parts.tables.rows.values():
             rows.set_lr(rate * config.lr_rows)
         self._adam.set_lr(rate * config.lr_dense)
-        sampler = None if config.negative_source == "in_batch" else self._sampler()
-        plan = StepPlan(
-            trained=frozenset(parts.tables.rows),
-            negatives=Negatives(sampler, self._drawn_rejects(), self.passes),
-            numbers=parts.features.standardised(raw),
-            item_numbers=parts.item_features.standardised(parts.items.numbers),
-            companions=companions(samples, config.num_true - 1),
-            offline=self._offline(samples, rank),
-            user_dropout=config.id_dropout if config.use_history else 0.0,
-            item_dropout=config.item_dropout,
-        )
-        total = 0.0
-        parts.model.requires_grad_(True)
-        parts.model.train()
-        torch.manual_seed(config.seed * 1_000_003 + self.passes)  # dropout inside the towers
-        for start in range(0, len(order), config.batch_size):
-            positions = order[start : start + config.batch_size]
+        return parts.features.standardised(raw)
+
+    def _epoch(
+        self,
+        batches: Iterable[tuple[Stepper, Samples, Int64Array | slice]],
+        plan: StepPlan,
+        n: int,
+        progress: Progress | None,
+    ) -> float:
+        """Step over batches (who steps, samples, their positions) of n samples: the mean loss."""
+        model, total, done = self._parts.model, 0.0, 0
+        model.requires_grad_(True)
+        model.train()
+        torch.manual_seed(self._parts.config.seed * 1_000_003 + self.passes)  # dropout inside the towers
+        for stepper, batch, positions in batches:
             self._adam.zero_grad()
-            batch = samples.take(positions)
-            loss, _ = self.stepper.step(batch, positions, plan, self.steps)
+            loss, _ = stepper.step(batch, positions, plan, self.steps)
             self._adam.step()
             self.steps += 1
-            total += loss * len(positions)
+            total += loss * len(batch)
+            done += len(batch)
             if progress is not None:
-                progress(start + len(positions), len(order))
-        parts.model.eval()
+                progress(done, n)
+        model.eval()
         self.passes += 1
-        return total / max(1, len(order))
+        return total / max(1, n)
 
     def incremental(self, samples: Samples, everything: bool, touch: Callable[[Rows], None]) -> float:
         """Steps in the samples' order (Learner.train_incremental); touch is told the rows that moved."""

@@ -1,0 +1,77 @@
+"""A training step over written rows: negatives, histories and attributes come from the row, not from the model's
+tables of now.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.arrays import Float32Array, Int32Array, Int64Array
+from models.candidates import Candidates
+from models.history import HistoryTable
+from models.model_config import ModelConfig
+from models.own_items import OwnItems
+from models.prebatch import PrebatchedRows
+from models.samples import Samples
+from models.steps import ModelParts, Stepper, StepPlan
+
+
+class PrebatchStepper(Stepper):
+    """Steps over `rows` with the towers, losses and updates of every other step."""
+
+    def __init__(self, parts: ModelParts, rows: PrebatchedRows) -> None:
+        super().__init__(parts)
+        self._rows = rows
+
+    def _drawn(
+        self,
+        batch: Samples,
+        positions: Int64Array | slice,
+        trues_BT: Int64Array,
+        own: OwnItems | None,
+        plan: StepPlan,
+        number: int,
+    ) -> Candidates:
+        return written_candidates(self._parts.config, self._rows)
+
+    def _read(self, history: HistoryTable, batch: Samples, length: int) -> tuple[Int32Array, Int32Array]:
+        if self._rows.history.shape[1] != length:
+            raise ValueError(
+                f"prebatch: rows with histories of {self._rows.history.shape[1]} items, the model reads {length}; "
+                "produce the rows with this configuration"
+            )
+        return self._rows.history, self._rows.history_age_s
+
+    def _attributes(self, entries: Int64Array, plan: StepPlan) -> tuple[Int32Array, Float32Array]:
+        categories, numbers = self._rows.item_categories, self._rows.item_numbers
+        flat = numbers.reshape(len(entries), numbers.shape[2])
+        return (
+            categories.reshape(len(entries), categories.shape[2]),
+            self._parts.item_features.standardised(flat),
+        )
+
+
+def written_candidates(config: ModelConfig, rows: PrebatchedRows) -> Candidates:
+    """The candidates that written rows name. Entries are as in the rows, an item once for each of its places:
+    its attributes may have changed between two rows.
+    """
+    items = rows.items
+    b, n = items.shape
+    places = np.arange(items.size).reshape(b, n)
+    correct = config.logq and config.loss in ("softmax", "nce")
+    log_expected = rows.log_expected if correct else np.zeros((b, n), np.float32)
+    return Candidates(
+        entries=items.ravel(),
+        positive=places[:, :1],
+        known=np.ones((b, 1), np.bool_),
+        shared=np.empty(0, np.int64),
+        shared_hit=np.empty((b, 0), np.bool_),
+        rows=places[:, 1:],
+        rows_hit=items[:, 1:] == items[:, :1],
+        log_expected_positive=log_expected[:, :1],
+        log_expected_shared=np.empty(0, np.float32),
+        log_expected_rows=log_expected[:, 1:],
+        own=None,
+        own_positive=np.full((b, 1), -1, np.int64),
+        own_rows=np.full((b, n - 1), -1, np.int64),
+    )
