@@ -243,16 +243,16 @@ class Learner:
         """Complete rows of `samples`, a batch at a time, in the order that train_full() would take now; for
         models/prebatch_file.py and train_prebatched(). The model is only read.
 
-        Histories and item attributes are as of now, so write them before the next events are taken. ValueError
-        for a model whose rows cannot be written ahead.
+        Histories and item attributes are as of now, so write them before the next events are taken.
+        ValueError for a model whose rows cannot be written ahead.
         """
         return self._training.written(samples, order)
 
     def train_prebatched(
         self, read: Callable[[], Iterable[PrebatchedRows]], progress: Progress | None = None
     ) -> float:
-        """One epoch over written rows as they lie: train_full() with negatives, histories and attributes taken
-        from the rows. read() gives all batches and is called twice, first for the scale of the numbers.
+        """One epoch over written rows as they lie: train_full() with negatives, histories and attributes
+        taken from the rows. read() gives all batches and is called twice, first for the scale of the numbers.
 
         Where the loss takes each row's own negatives this is train_full() on the same draws; softmax and nce
         have a row's own negatives here, not shared ones. Returns the mean loss, nan for no rows.

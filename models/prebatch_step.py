@@ -1,5 +1,5 @@
-"""A training step over written rows: negatives, histories and attributes come from the row, not from the model's
-tables of now.
+"""A training step over written rows: negatives, histories and attributes come from the row, not from the
+model's tables of now.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class PrebatchStepper(Stepper):
     def _read(self, history: HistoryTable, batch: Samples, length: int) -> tuple[Int32Array, Int32Array]:
         if self._rows.history.shape[1] != length:
             raise ValueError(
-                f"prebatch: rows with histories of {self._rows.history.shape[1]} items, the model reads {length}; "
-                "produce the rows with this configuration"
+                f"prebatch: rows with histories of {self._rows.history.shape[1]} items, the model reads "
+                f"{length}; produce the rows with this configuration"
             )
         return self._rows.history, self._rows.history_age_s
 

@@ -104,7 +104,6 @@ class Training:
             return float("nan")
         samples = Samples.concatenate(lying)
         in_time = np.argsort(samples.sequence, kind="stable")
-        numbers = np.empty((0, 0), np.float32)
         by_time = self._begin(samples.take(in_time))
         numbers = np.empty_like(by_time)
         numbers[in_time] = by_time

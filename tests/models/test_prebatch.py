@@ -185,7 +185,8 @@ def test_a_failed_write_leaves_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "changes"),
     [
-        ("popularity_half_lives_h", {"popularity_half_lives_h": (12.0,)}),
+        ("popularity", {"popularity": ({"half_life_h": 12},)}),
+        ("hard_negatives", {"hard_negatives": ("rejects",)}),
         ("own_items", {"own_items": 20}),
         ("num_true", {"num_true": 2}),
         ("histories", {"histories": {"views": HistoryConfig(kinds=("view",))}}),

@@ -1,0 +1,110 @@
+"""Training from rows written ahead is training with the same negatives drawn in the step."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.learner import Learner
+from models.model_config import PER_ROW_LOSSES
+from models.prebatch_file import read_prebatch, write_prebatch
+from models.prebatch_step import written_candidates
+from tests.models.learning_data import FEATURES, KINDS, Files, catalogue, config, contents, events
+
+PLAIN = {"hard_negatives": (), "loss": "listwise", "negative_source": "unigram", "negatives_per_row": 5}
+
+
+def prepared(kind="two_tower", **changes):
+    learner = Learner.fresh(config(kind, **{**PLAIN, **changes}), FEATURES)
+    return learner, learner.prepare(events(), catalogue())
+
+
+def assert_close(left, right):
+    """All rows and weights of two learners, but for the order in which sums were taken: a first step of
+    Adagrad or Adam is a full step, however small its gradient.
+    """
+    for part, arrays in left.save().items():
+        for name, array in arrays.items():
+            other = right.save()[part][name]
+            if array.dtype == np.float32:
+                np.testing.assert_allclose(array, other, rtol=0.02, atol=2e-3, err_msg=f"{part} {name}")
+            else:
+                np.testing.assert_array_equal(array, other, err_msg=f"{part} {name}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_losses_on_the_same_draws(kind, tmp_path):
+    (in_step, samples), (ahead, same) = prepared(kind), prepared(kind)
+    done = []
+    for number in range(2):  # the second pass has another order, other draws and trained rows
+        path = tmp_path / f"{number}.arrow"
+        before = contents(ahead)
+        assert write_prebatch(path, ahead.prebatch(same), "b") == len(same)
+        assert contents(ahead) == before
+        loss = ahead.train_prebatched(
+            lambda path=path: read_prebatch(path, "b"), lambda n, of: done.append((n, of))
+        )
+        assert loss == pytest.approx(in_step.train_full(samples), rel=1e-4)
+        assert done[-1] == (len(same), len(same))
+    assert_close(ahead, in_step)
+
+
+@pytest.mark.parametrize("loss", PER_ROW_LOSSES)
+def test_every_loss_row_by_row(loss):
+    changes = {"loss": loss, "negative_source": "uniform"}
+    (in_step, samples), (ahead, same) = prepared(**changes), prepared(**changes)
+    batches = list(ahead.prebatch(same))
+    assert ahead.train_prebatched(lambda: batches) == pytest.approx(in_step.train_full(samples), rel=1e-4)
+    assert_close(ahead, in_step)
+
+
+def test_users_are_capped_and_cold_items_repeated_when_rows_are_written():
+    changes = {"samples_per_user": 12, "cold_repeats": 2}
+    (in_step, samples), (ahead, same) = prepared(**changes), prepared(**changes)
+    in_step.train_full(samples)
+    changed = in_step.resampled
+    assert changed["capped"] > 0 < changed["repeated"]
+    written = sum(map(len, ahead.prebatch(same)))
+    assert written == len(same) - changed["capped"] + changed["repeated"]
+
+
+@pytest.mark.parametrize("loss", ["softmax", "nce"])
+def test_losses_over_shared_negatives_take_the_rows_own_ones(loss):
+    learner, samples = prepared(loss=loss)
+    batches = list(learner.prebatch(samples))
+    found = written_candidates(learner.config, batches[0])
+    np.testing.assert_array_equal(found.log_expected_rows, batches[0].log_expected[:, 1:])
+    np.testing.assert_array_equal(found.log_expected_positive, batches[0].log_expected[:, :1])
+    losses = [learner.train_prebatched(lambda: batches) for _ in range(4)]
+    assert losses[-1] < losses[0]
+
+
+def test_rows_keep_what_was_true_when_they_were_written():
+    """What happens after the writing moves no row: only new scales of numbers do, and there are none here."""
+    written, unmoved = prepared(), prepared()
+    batches = [list(learner.prebatch(samples)) for learner, samples in (written, unmoved)]
+    learner = written[0]
+    items = catalogue().items
+    colour = items.schema.get_field_index("colour")
+    learner._items.categories[:] = -1  # every item's attributes were taken away since
+    assert items.column(colour).null_count < len(items)
+    losses = [
+        one.train_prebatched(lambda rows=rows: rows)
+        for (one, _), rows in zip((written, unmoved), batches, strict=True)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_nothing_to_train_and_rows_of_another_length():
+    learner, samples = prepared()
+    assert list(learner.prebatch(samples.take(slice(0, 0)))) == []
+    assert np.isnan(learner.train_prebatched(list))
+    batches = [
+        replace(rows, history=rows.history[:, 1:], history_age_s=rows.history_age_s[:, 1:])
+        for rows in learner.prebatch(samples)
+    ]
+    with pytest.raises(ValueError, match="histories of 5 items, the model reads 6"):
+        learner.train_prebatched(lambda: batches)
+    with pytest.raises(ValueError, match="expected hard_negatives off"):
+        list(Learner.fresh(config("ebr"), ()).prebatch(samples))
+    assert Learner.load(Files(learner), "m").config == learner.config
