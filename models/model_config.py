@@ -35,7 +35,7 @@ _OF_THE_KIND: dict[str, dict[str, Any]] = {
         "hard_negatives": ("online",),
     },
     "mind": {},
-    "fm": {"lr_rows": 0.3, "tau": 1.0},
+    "fm": {"tau": 1.0},
     "sequence": {},
 }
 PER_ROW_LOSSES = ("pointwise", "pairwise_hinge", "pairwise_logistic", "listwise")
