@@ -1,7 +1,7 @@
 """Fill numba's on-disk cache: `python -m models.precompile`, once after installation.
 
-A tiny model goes through everything that has compiled kernels, so that no first training, delta or request
-has to wait for the compiler.
+Tiny models go through everything that has compiled kernels, so that no first training, delta or request has
+to wait for the compiler.
 """
 
 from __future__ import annotations
@@ -9,66 +9,108 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from models.arrays import Int64Array
+from models.id_table import IdTable
 from models.item_to_item import ItemToItem, ItemToItemConfig
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
+from models.moments import Moments
 from models.neighbours import Neighbours
 from models.popularity import Popularity
 
+_EVENTS = 64
+_START_MS = 1_700_000_000_000
 _FEATURES = (
     FeatureConfig(name="group", source="item"),
+    FeatureConfig(name="tags", source="item", kind="categories"),
     FeatureConfig(name="price", source="item", kind="number"),
     FeatureConfig(name="age", source="user"),
+    FeatureConfig(name="likes", source="user", kind="categories"),
     FeatureConfig(name="scene", source="context"),
+    FeatureConfig(name="query", source="context", kind="tokens"),
+    FeatureConfig(name="age_and_scene", source="context", kind="cross", of=("age", "scene")),
     FeatureConfig(name="hour_of_day", source="time"),
     FeatureConfig(name="example_age", source="time", kind="number"),
+)
+_SMALL = {"dim": 8, "id_dim": 8, "hidden": (8,), "batch_size": 32, "negatives": 8, "positives": ("click",)}
+_CONFIGS = (
+    ModelConfig.model_validate(_SMALL),
+    ModelConfig.model_validate(
+        _SMALL
+        | {
+            "negative_source": "learned_unigram",
+            "history_half_life_days": 1.0,
+            "histories": {"views": {"kinds": ("view",)}},
+            "own_items": 4,
+            "popularity": ({"half_life_h": 12}, {"half_life_h": 3, "by": "scene"}),
+            "hard_negatives": ("rejects",),
+            "item2vec_passes": 1,
+        }
+    ),
+    ModelConfig.model_validate(_SMALL | {"kind": "mind"}),
 )
 
 
 def precompile() -> None:
-    """Train, update, encode and expire a model of a few items."""
-    n = 64
-    place = np.arange(n)
-    keys = pa.array([f"#{at % 8}" for at in place])
-    times = 1_700_000_000_000 + 1000 * place.astype(np.int64)
-    events = pa.table(
-        {
-            "user_id": keys,
-            "item_id": keys,
-            "kind": ["click"] * n,
-            "scene": ["home"] * n,
-            "request_id": [f"r{at // 2}" for at in place],
-            "ts_ms": times,
-        }
-    )
-    ids = pa.array([f"#{at}" for at in range(8)])
-    catalogue = CatalogueColumns(
-        pa.table({"item_id": ids, "group": ["a"] * 8, "price": [1.0] * 8}),
-        pa.table({"user_id": ids, "age": ["b"] * 8}),
-    )
-    for half_life_days in (0.0, 1.0):
-        config = ModelConfig(
-            dim=8, id_dim=8, hidden=(8,), batch_size=32, negatives=8, positives=("click",),
-            history_half_life_days=half_life_days,
-        )  # fmt: skip
-        learner = Learner.fresh(config, _FEATURES)
-        samples = learner.prepare(events, catalogue)
-        learner.train_full(samples)
-        learner.train_incremental(samples)
-        learner.touched()
-        learner.item_vectors()
-        moments = learner.moments(samples)
-        learner.queries(moments)
-        learner.expire(int(times[-1]) + 10**12)
+    """Train, update, serve and expire models of a few items, and item-to-item channels over them."""
+    keys = pa.array([f"#{at % 8}" for at in range(_EVENTS)])
+    times = _START_MS + 1000 * np.arange(_EVENTS, dtype=np.int64)
+    for config in _CONFIGS:
+        moments = _model(config, _events(keys, times), int(times[-1]))
+    published = np.zeros((9, 4), np.float32)  # rows as a server reads them
+    IdTable.of_unique(keys.unique()).read_rows(keys, published, np.empty((_EVENTS, 4), np.float32))
     popularity = Popularity(3_600_000)
     popularity.observe(keys, times)
     popularity.top(3)
     for kind in ("item_cf", "swing"):
         channel = ItemToItem(ItemToItemConfig.model_validate({"kind": kind}))
-        channel.observe(keys, pa.array([f"i{at % 5}" for at in place]), times)
+        channel.observe(keys, pa.array([f"i{at % 5}" for at in range(_EVENTS)]), times)
         channel.expire(int(times[1]))
         neighbours = Neighbours.over(channel.neighbours(), 0.0).with_rows(channel.changed())
         neighbours.search(moments, 3)
         neighbours.dense_scores(moments, keys)
+
+
+def _events(keys: pa.Array, times: Int64Array) -> pa.Table:
+    context = [[("query", "blue shoes")] if at % 2 else [] for at in range(_EVENTS)]
+    return pa.table(
+        {
+            "user_id": keys,
+            "item_id": pa.array([f"i{at % 5}" for at in range(_EVENTS)]),
+            "kind": ["view" if at % 4 == 3 else "click" for at in range(_EVENTS)],
+            "scene": ["home"] * _EVENTS,
+            "request_id": [f"r{at // 2}" for at in range(_EVENTS)],
+            "ts_ms": times,
+            "context": pa.array(context, pa.map_(pa.string(), pa.string())),
+        }
+    )
+
+
+def _catalogue() -> CatalogueColumns:
+    names = range(8)
+    items = {
+        "item_id": [f"i{at}" for at in names],
+        "group": ["a"] * 8,
+        "tags": ["x,y"] * 8,
+        "price": [1.0] * 8,
+    }
+    users = {"user_id": [f"#{at}" for at in names], "age": ["b"] * 8, "likes": [["p", "q"]] * 8}
+    return CatalogueColumns(pa.table(items), pa.table(users))
+
+
+def _model(config: ModelConfig, events: pa.Table, newest_ms: int) -> Moments:
+    """One model's life; the moments it was asked at."""
+    learner, catalogue = Learner.fresh(config, _FEATURES), _catalogue()
+    samples = learner.prepare(events, catalogue)
+    stage, rank = np.zeros(len(samples), np.uint8), np.zeros(len(samples), np.int32)
+    learner.rejects.observe(samples.user, samples.item[::-1].copy(), stage, rank, samples.ts_ms - 1)
+    learner.train_full(samples)
+    learner.train_incremental(learner.prepare(events.slice(0, 8), catalogue))  # late, and seen before
+    learner.touched()
+    learner.item_vectors()
+    moments = learner.moments(samples)
+    learner.queries(moments)
+    learner.expire(newest_ms + 10**12)
+    return moments
 
 
 if __name__ == "__main__":
