@@ -84,7 +84,9 @@ def draw_candidates(
     log_q_BT = log_q_BT.reshape(trues_BT.shape)
     hit = (trues_BT[:, :, None] == shared[None, None, :]).any(1)
 
-    parts, own_parts, expected_parts = [], [], []
+    parts: list[Int64Array] = []
+    own_parts: list[Int64Array] = []
+    expected_parts: list[Float32Array] = []
     none = np.full((b, 0), -1, np.int64)
     hard = _hard(config, batch, offline_Bn, negatives)
     if config.loss in PER_ROW_LOSSES:

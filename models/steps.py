@@ -107,7 +107,7 @@ class Stepper:
         u_BD = parts.model.towers.for_target(u_BVD, v_UD[torch.from_numpy(candidates.positive[:, 0])])
         if "online" in config.hard_negatives:
             v_BD = v_UD[torch.from_numpy(candidates.positive[:, 0])]
-            others_Bn = online_hard(u_BD, v_BD, targets, config.hard_per_row, batch.user)
+            others_Bn = online_hard(u_BD, v_BD, targets, config.hard_per_row, batch.user.astype(np.int64))
             candidates = with_others(candidates, others_Bn, trues_BT)
         loss = self._loss(batch, candidates, inputs, u_BD, v_UD)
         if loss.requires_grad:  # an hour may have nothing to move: its tables are not read by this model
