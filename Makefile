@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PEERS := var/peers
 ARGS  ?=
 
-.PHONY: help demo test check bench peers format docs clean
+.PHONY: help demo test check bench peers findings format docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,6 +28,7 @@ check: $(STAMP)  ## Formatting, lint, types, layers, and the generated part of t
 	$(BIN)/lint-imports
 	$(BIN)/freshrecall config --docs docs/operating.md --check
 	$(BIN)/python -m benchmarks.readme --check
+	$(BIN)/python -m benchmarks.findings.tables --check
 
 bench: $(STAMP)  ## Measurements against peers and the full demo; writes benchmarks/results and the README table
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
@@ -38,13 +39,17 @@ bench: $(STAMP)  ## Measurements against peers and the full demo; writes benchma
 peers: $(PEERS)/.installed  ## Other projects in an environment of their own; with ARGS they are measured (see benchmarks/peers)
 	$(if $(ARGS),$(PEERS)/bin/python -W ignore -m benchmarks.peers $(ARGS),@echo "Ready: make peers ARGS=--help")
 
+findings: $(STAMP)  ## Backtests behind docs/findings.md that are missing (hours; resumable); ARGS="--kuairand DIR …"
+	$(BIN)/python -W ignore -m benchmarks.findings $(ARGS)
+
 format: $(STAMP)  ## Put code into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP)  ## Write the generated parts of docs/operating.md and README.md anew
+docs: $(STAMP)  ## Write the generated parts of docs and README.md anew
 	$(BIN)/freshrecall config --docs docs/operating.md
 	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.findings.tables
 
 clean:  ## Remove the environment and everything the demo wrote
 	rm -rf $(VENV) var build *.egg-info

@@ -1,0 +1,70 @@
+"""Run the missing experiments, collect their figures, write the tables: `make findings`.
+
+make findings ARGS="--kuairand DIR --movietweetings DIR --completejourney --hours 12"
+make findings ARGS="--kuairand DIR --only losses,models/mind"
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.findings import results, tables
+from benchmarks.findings.data import found
+from benchmarks.findings.experiments import EXPERIMENTS, chosen
+from benchmarks.findings.runner import missing, run_all
+from benchmarks.findings.runs import Limits, runs_of
+
+ROOT = Path(__file__).parents[2] / "var" / "findings"
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.findings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--kuairand", type=Path, help="folder with events.parquet, items.parquet, users.parquet")
+    add("--movietweetings", type=Path, help="folder with events.parquet, items.parquet")
+    add("--completejourney", action="store_true", help="the grocer's purchases of the demo's package")
+    add("--only", default="", help="data sets, groups or names of experiments, separated by commas")
+    add("--hours", type=float, help="begin no further run after so many")
+    add("--jobs", type=int, default=2, help="runs at a time, each with one thread")
+    add("--list", action="store_true", help="say what is missing, run nothing")
+    add("--collect", action="store_true", help="run nothing, collect what is there and write the tables")
+    add("--root", type=Path, default=ROOT, help="where the runs are kept; a second start goes on from there")
+    add("--sample", type=int, help="trial: so many targets; nothing is written to results and pages")
+    add("--end-ms", type=int, help="trial: stop at this event time; the same")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """1 where a run failed."""
+    asked = options()
+    experiments = chosen(tuple(name for name in asked.only.split(",") if name))
+    folders = {"kuairand": asked.kuairand, "movietweetings": asked.movietweetings}
+    sets = found(folders, asked.completejourney, asked.root)
+    limits = Limits(asked.sample, asked.end_ms)
+    runs = runs_of(experiments, sets, asked.root, limits)
+    if asked.list:
+        for run in missing(runs):
+            print(f"{run.key} {run.name}")
+        return 0
+    ended = [] if asked.collect else run_all(runs, asked.jobs, asked.hours)
+    every = runs_of(EXPERIMENTS, sets, asked.root, limits)
+    if limits:
+        results.collect(every, EXPERIMENTS, asked.root / "trial.json")
+        print(f"trial: {asked.root / 'trial.json'}")
+    else:
+        results.collect(every, EXPERIMENTS)
+        tables.main(check=False)
+    for one in ended:
+        if one.error:
+            print(f"failed: {one.run.name}: {one.error} ({one.run.folder / 'log.txt'})")
+    return int(any(one.error for one in ended))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,241 @@
+"""What is compared: every experiment, in the order in which they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.findings.data import COMPLETEJOURNEY, KUAIRAND, MOVIETWEETINGS
+
+CODE = "1"
+"""Raise it when a change of the code or of a default makes earlier figures stale: all runs are made again."""
+SHOWN = "hourly_items"
+"""The strategy that models and variants are shown with."""
+BOTH = ("daily", SHOWN)
+CLASSICAL = ("popularity", "own_items", "item_cf", "swing")
+MODELS = {
+    "two_tower": (0, 1, 2),
+    "sequence": (0, 1, 2),
+    "youtube_dnn": (0,),
+    "dssm": (0,),
+    "dssm_dcn": (0,),
+    "ebr": (0,),
+    "mind": (0,),
+    "fm": (0,),
+}
+"""Learned channels of the base files, and the training seeds of each."""
+UPDATES = (
+    "frozen", "frozen_live", "daily", "daily_live", "daily_ordered", "hourly", "hourly_items", "hourly_all",
+    "incremental_only", "incremental_only_items", "incremental_only_all",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One or, with several seeds, more backtests.
+
+    name: "group/variant". changes: dotted key -> value over the base file of the data set. without: feature
+    sources or features left out. against: the experiment of the same data set that this is a variant of.
+    """
+
+    name: str
+    data: str
+    channels: tuple[str, ...] = ("two_tower",)
+    strategies: tuple[str, ...] = BOTH
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    interval: str = "1h"
+    seeds: tuple[int, ...] = (0,)
+    sample: int = 20_000
+    against: str = ""
+
+    @property
+    def group(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def variant(self) -> str:
+        return self.name.partition("/")[2]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Strategy `better` is said to beat `worse`; the experiments of group "claims" answer it."""
+
+    text: str
+    better: str
+    worse: str
+
+
+CLAIMS = (
+    Claim("Full and incremental beat full only (user rows)", "hourly", "daily"),
+    Claim("Full and incremental beat full only (user and item rows)", "hourly_items", "daily"),
+    Claim("Full and incremental beat full only (every weight)", "hourly_all", "daily"),
+    Claim("… also where popularity is live anyway (user rows)", "hourly", "daily_live"),
+    Claim("… also where popularity is live anyway (user and item rows)", "hourly_items", "daily_live"),
+    Claim("… also where popularity is live anyway (every weight)", "hourly_all", "daily_live"),
+    Claim("Full only beats incremental only (user rows)", "daily", "incremental_only"),
+    Claim("Full only beats incremental only (user and item rows)", "daily", "incremental_only_items"),
+    Claim("Full only beats incremental only (every weight)", "daily", "incremental_only_all"),
+    Claim("Shuffled beats ordered", "daily", "daily_ordered"),
+    Claim("User rows only beat all weights", "hourly", "hourly_all"),
+    Claim("User and item rows only beat all weights", "hourly_items", "hourly_all"),
+    Claim("Updates beat none", "daily", "frozen"),
+)
+
+INTERVALS = {KUAIRAND: ("1d", "6h", "1h", "10m", "1m")}
+NO_COUNTS = {"every_model.popularity": []}
+"""Without popularity counts in the item vectors: what the rows alone can do."""
+
+
+def on(data: str) -> tuple[Experiment, ...]:
+    """The experiments of one data set."""
+    return (
+        Experiment("models/classical", data, CLASSICAL),
+        *(Experiment(f"models/{name}", data, (name,), seeds=seeds) for name, seeds in MODELS.items()),
+        Experiment("claims/with counts", data, strategies=UPDATES),
+        Experiment("claims/without counts", data, strategies=UPDATES, changes=NO_COUNTS),
+        *_intervals(data),
+        *_training(data),
+        *_inputs(data),
+    )
+
+
+def _intervals(data: str) -> tuple[Experiment, ...]:
+    lengths = INTERVALS.get(data, ("1d", "6h", "1h"))
+    return tuple(
+        Experiment(
+            f"intervals/{length}", data, strategies=("hourly", "hourly_items"), interval=length,
+            against="" if length == lengths[0] else f"intervals/{lengths[0]}",
+        )
+        for length in lengths
+    )  # fmt: skip
+
+
+def _training(data: str) -> tuple[Experiment, ...]:
+    """Losses, samplers, corrections, negatives."""
+    in_batch = {"negative_source": "in_batch"}
+    uncorrected = {**in_batch, "logq": False}
+    return (
+        _variant("logq/off, without counts", data, uncorrected, shared=NO_COUNTS),
+        _variant("logq/on, without counts", data, in_batch, "logq/off, without counts", shared=NO_COUNTS),
+        _variant("logq/off", data, uncorrected),
+        _variant("logq/on", data, in_batch, "logq/off"),
+        _variant("samplers/count^0.75", data, {"negative_source": "unigram", "negative_power": 0.75}),
+        *(
+            _variant(f"samplers/{name}", data, change, "samplers/count^0.75")
+            for name, change in {
+                "count^1": {"negative_source": "unigram", "negative_power": 1.0},
+                "uniform": {"negative_source": "uniform"},
+                "log-uniform": {"negative_source": "log_uniform"},
+                "learned unigram": {"negative_source": "learned_unigram"},
+                "in batch": in_batch,
+            }.items()
+        ),
+        _variant("losses/softmax", data, {"loss": "softmax"}),
+        *(
+            _variant(f"losses/{loss}", data, {"loss": loss}, "losses/softmax")
+            for loss in ("nce", "pointwise", "pairwise_hinge", "pairwise_logistic", "listwise")
+        ),
+        _variant("hard negatives/none", data, {"hard_negatives": []}, model="ebr"),
+        *(
+            _variant(f"hard negatives/{name}", data, change, "hard negatives/none", "ebr")
+            for name, change in {
+                "online": {"hard_negatives": ["online"]},
+                "offline": {"hard_negatives": ["offline"]},
+                "offline, 100 easy to 1": {"hard_negatives": ["offline"], "hard_mix": [100, 1]},
+                "online and offline": {"hard_negatives": ["online", "offline"]},
+            }.items()
+        ),
+        *(
+            _variant(f"training/{name}", data, change, "models/two_tower")
+            for name, change in {
+                "2 targets a row": {"num_true": 2},
+                "4 targets a row": {"num_true": 4},
+                "Item2vec start": {"item2vec_passes": 2},
+                "50 samples a user": {"samples_per_user": 50},
+                "10 samples a user": {"samples_per_user": 10},
+                "one pass": {"epochs_first": 1},
+                "four passes": {"epochs_first": 4},
+            }.items()
+        ),
+    )
+
+
+def _inputs(data: str) -> tuple[Experiment, ...]:
+    """What the towers read."""
+    row_only, history_only = {"use_history": False}, {"user_row": False}
+    without = "inputs/user row and history, without counts"
+    return (
+        _variant("inputs/user row", data, row_only, "models/two_tower"),
+        _variant("inputs/history", data, history_only, "models/two_tower"),
+        _variant(without, data, {}, shared=NO_COUNTS),
+        _variant("inputs/user row, without counts", data, row_only, without, shared=NO_COUNTS),
+        _variant("inputs/history, without counts", data, history_only, without, shared=NO_COUNTS),
+        *(
+            _variant(
+                f"popularity/{name}", data, {}, "models/two_tower", shared={"every_model.popularity": counts}
+            )
+            for name, counts in _counts(data).items()
+        ),
+        _variant("own items/none", data, {"own_items": 0}),
+        _variant("own items/newest 50", data, {"own_items": 50}, "own items/none"),
+        _variant("own items/newest 150", data, {"own_items": 150}, "own items/none"),
+        Experiment("features/no item features", data, without=("item",), against="models/two_tower"),
+        Experiment("features/no time", data, without=("time",), against="models/two_tower"),
+        *(
+            _variant(f"history/{name}", data, change, "models/two_tower")
+            for name, change in {
+                "newest 10": {"history_length": 10},
+                "newest 150": {"history_length": 150},
+                "newest 150, half-life 1 d": {"history_length": 150, "history_half_life_days": 1.0},
+                "newest 150, half-life 7 d": {"history_length": 150, "history_half_life_days": 7.0},
+            }.items()
+        ),
+    )
+
+
+def _counts(data: str) -> dict[str, list[dict[str, Any]]]:
+    """Popularity counts instead of the base's."""
+    counts: dict[str, list[dict[str, Any]]] = {
+        "none": [],
+        "half-life 12 h": [{"half_life_h": 12}],
+        "half-life 168 h": [{"half_life_h": 168}],
+        "half-lives 12 and 168 h": [{"half_life_h": 12}, {"half_life_h": 168}],
+        "half-lives 3, 12, 48, 168 h": [{"half_life_h": hours} for hours in (3, 12, 48, 168)],
+    }
+    half_day = counts["half-life 12 h"]
+    if data != MOVIETWEETINGS:  # it has no scenes
+        counts["by scene too"] = [*half_day, {"half_life_h": 24, "by": "scene"}]
+    if data == KUAIRAND:
+        counts["impressions too"] = [*half_day, {"half_life_h": 12, "kinds": ["impression"]}]
+    return counts
+
+
+def _variant(
+    name: str, data: str, change: Mapping[str, Any], against: str = "", model: str = "two_tower",
+    shared: Mapping[str, Any] | None = None,
+) -> Experiment:  # fmt: skip
+    """A change of one model's own settings."""
+    changes = {**(shared or {}), **{f"models.{model}.{key}": value for key, value in change.items()}}
+    return Experiment(name, data, (model,), changes=changes, against=against)
+
+
+EXPERIMENTS = tuple(one for data in (KUAIRAND, MOVIETWEETINGS, COMPLETEJOURNEY) for one in on(data))
+
+
+def chosen(names: tuple[str, ...]) -> tuple[Experiment, ...]:
+    """Experiments by data set ("kuairand"), group ("losses") or name ("losses/nce"); all without names.
+
+    Raises ValueError for what names none.
+    """
+    for name in names:
+        if not any(_named(one, name) for one in EXPERIMENTS):
+            groups = ", ".join(dict.fromkeys(one.group for one in EXPERIMENTS))
+            raise ValueError(f"only: expected a data set, a group ({groups}) or group/variant, got {name!r}")
+    return tuple(one for one in EXPERIMENTS if not names or any(_named(one, name) for name in names))
+
+
+def _named(one: Experiment, name: str) -> bool:
+    return name in (one.data, one.group, one.name, f"{one.data}/{one.group}", f"{one.data}/{one.name}")
