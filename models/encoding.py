@@ -21,7 +21,7 @@ from models.model_config import ModelConfig
 from models.moments import HistoryLists, Moments
 from models.own_items import own_features, own_of_lists
 from models.pooling import ages_s, history_bags, newest_positions
-from models.popularity_config import PopularityLayout
+from models.popularity_layout import PopularityLayout
 from models.query import Queries
 from models.samples import Samples
 from models.towers import HistorySequence, ItemInputs, UserInputs, sequence_inputs

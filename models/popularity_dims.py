@@ -8,7 +8,8 @@ import numpy as np
 
 from models.arrays import BoolArray, Float32Array, Int64Array, Tensors
 from models.item_popularity import ItemPopularity
-from models.popularity_config import PopularityConfig, PopularityLayout
+from models.popularity_config import PopularityConfig
+from models.popularity_layout import PopularityLayout
 
 Codes = Mapping[str, Int64Array]
 """`by` -> int64[N]: number of the row's value, -1 = none."""

@@ -23,7 +23,7 @@ from models.features import FeatureColumns
 from models.id_table import IdTable
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
-from models.popularity_config import PopularityLayout
+from models.popularity_layout import PopularityLayout
 from models.query import Queries
 from models.table_names import ids_name, ids_state, row_widths
 

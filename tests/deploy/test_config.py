@@ -81,6 +81,7 @@ def test_features_and_models_by_name(tmp_path: Path) -> None:
         ('[models."a/b"]', "got 'a/b'"),
         ("[models.popularity]", "got 'popularity'"),
         ('[[features]]\nname = "a/../b"\nsource = "item"', "got 'a/../b'"),
+        ('[[features]]\nname = "a"\nsource = "item"\n' * 2, "item.a is declared 2 times"),
         ("[models.m]\nhistory_length = 300", "models.m.history_length: expected at most"),
         ("[models.m]\nown_items = 300", "models.m.own_items: expected at most"),
         (

@@ -8,7 +8,9 @@ import pytest
     ("process", "unwanted"),
     [
         pytest.param(
-            "deploy.server, serving.server, models.published", "fbgemm_gpu models.learner models.history", id="serve"
+            "deploy.server, serving.server, models.published",
+            "fbgemm_gpu models.learner models.history",
+            id="serve",
         ),
         pytest.param("deploy.scheduler", "torch fbgemm_gpu models.learner", id="schedule"),
     ],
