@@ -162,3 +162,21 @@ def test_item_rows_ship_re_encoded_vectors_when_configured(kind):
     assert len(changed)
     assert set(changed) <= set(places)
     assert learner.save()["table.item"]["weights"][0].tobytes() == cold.tobytes()
+
+
+@pytest.mark.parametrize(
+    "loss", ["softmax", "nce", "pairwise_hinge", "pairwise_logistic", "listwise", "pointwise"]
+)
+@pytest.mark.parametrize("hard", [(), ("online", "offline", "rejects")])
+def test_every_loss_trains_with_every_extra(loss, hard):
+    extras = {"own_items": 4, "popularity": ({"half_life_h": 12},), "hard_ranks": (5, 20)}
+    learner = Learner.fresh(config(loss=loss, hard_negatives=hard, **extras), FEW)
+    samples = learner.prepare(events(400), catalogue())
+    stage, rank = np.ones(len(samples), np.uint8), np.zeros(len(samples), np.int32)
+    learner.rejects.observe(samples.user, samples.item[::-1].copy(), stage, rank, samples.ts_ms - 1)
+    losses = [learner.train_full(samples) for _ in range(4)]
+    assert np.isfinite(losses).all()
+    if not hard:  # hard ones follow the model: their loss need not fall
+        assert losses[3] < losses[0]
+    assert np.isfinite(learner.train_incremental(learner.prepare(hour(), catalogue())))
+    assert finite(learner)

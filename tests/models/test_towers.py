@@ -567,7 +567,7 @@ def test_a_head_without_its_parts():
 
 
 def test_the_head_is_made_by_the_configuration():
-    config = config_of("two_tower", popularity_half_lives_h=(12.0, 168.0), own_items=20)
+    config = config_of("two_tower", popularity=({"half_life_h": 12}, {"half_life_h": 168}), own_items=20)
     model = build_model(config, *feature_sides(config, FEATURES))
     side = _single(users_of()).side(LENGTH)
     assert model.head.popularity_weights(side).shape == (ROWS, 2)
