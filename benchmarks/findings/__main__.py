@@ -37,25 +37,30 @@ def options() -> argparse.Namespace:
     add("--root", type=Path, default=ROOT, help="where the runs are kept; a second start goes on from there")
     add("--sample", type=int, help="trial: so many targets; nothing is written to results and pages")
     add("--end-ms", type=int, help="trial: stop at this event time; the same")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    try:
+        asked.experiments = chosen(tuple(name for name in asked.only.split(",") if name))
+    except ValueError as unknown:
+        parser.error(str(unknown))
+    return asked
 
 
 def main() -> int:
     """1 where a run failed."""
     asked = options()
-    experiments = chosen(tuple(name for name in asked.only.split(",") if name))
     folders = {"kuairand": asked.kuairand, "movietweetings": asked.movietweetings}
-    sets = found(folders, asked.completejourney, asked.root)
+    root = asked.root.resolve()
+    sets = found(folders, asked.completejourney, root)
     limits = Limits(asked.sample, asked.end_ms)
-    runs = runs_of(experiments, sets, asked.root, limits)
+    runs = runs_of(asked.experiments, sets, root, limits)
     if asked.list:
         for run in missing(runs):
             print(f"{run.key} {run.name}")
         return 0
     ended = [] if asked.collect else run_all(runs, asked.jobs, asked.hours)
-    every = runs_of(EXPERIMENTS, sets, asked.root, limits)
+    every = runs_of(EXPERIMENTS, sets, root, limits)
     if limits:
-        results.collect(every, EXPERIMENTS, asked.root / "trial.json")
+        results.collect(every, EXPERIMENTS, root / "trial.json")
         print(f"trial: {asked.root / 'trial.json'}")
     else:
         results.collect(every, EXPERIMENTS)

@@ -47,7 +47,8 @@ def changed(
         for one in made.get("features", [])
         if one["source"] not in without and f"{one['source']}.{one['name']}" not in without
     ]
-    return json.loads(json.dumps(made))  # tuples are lists in a file
+    plain: dict[str, Any] = json.loads(json.dumps(made))  # tuples are lists in a file
+    return plain
 
 
 def content(made: Mapping[str, Any], channels: Collection[str]) -> dict[str, Any]:
@@ -56,7 +57,9 @@ def content(made: Mapping[str, Any], channels: Collection[str]) -> dict[str, Any
     Raises pydantic's ValidationError for a configuration that freshrecall would refuse.
     """
     told = Config.model_validate(made).model_dump(mode="json", exclude_defaults=True)
-    sections = {name: told[name] for name in ("features", "channels", "update") if name in told}
+    sections: dict[str, Any] = {
+        name: told[name] for name in ("features", "channels", "update") if name in told
+    }
     models = {name: model for name, model in told.get("models", {}).items() if name in channels}
     return {**sections, "models": models}
 

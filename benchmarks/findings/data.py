@@ -70,6 +70,7 @@ def found(folders: dict[str, Path | None], grocer: bool, cache: Path) -> dict[st
             why = f"no {folder}/events.parquet" if folder else f"give its folder with --{name}"
             print(f"{name}: skipped, {why}", file=sys.stderr)
             continue
+        folder = folder.resolve()
         tables = [folder / f"{table}.parquet" for table in ("items", "users")]
         there[name] = DataSet(
             name, folder / "events.parquet", *(path if path.exists() else None for path in tables)

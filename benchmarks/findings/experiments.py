@@ -85,12 +85,28 @@ CLAIMS = (
 )
 
 INTERVALS = {KUAIRAND: ("1d", "6h", "1h", "10m", "1m")}
-NO_COUNTS = {"every_model.popularity": []}
+NO_COUNTS: Mapping[str, Any] = {"every_model.popularity": []}
 """Without popularity counts in the item vectors: what the rows alone can do."""
+
+
+GROUPS = {
+    MOVIETWEETINGS: (
+        "models", "claims", "intervals", "logq", "samplers", "losses", "hard negatives", "training", "inputs",
+        "popularity", "history", "features",
+    ),
+    COMPLETEJOURNEY: ("models", "claims", "intervals", "logq", "inputs", "popularity", "own items"),
+}  # fmt: skip
+"""Where not all are run: movietweetings has no repeats worth a score of their own; a year of purchases takes
+so long that it is asked what it alone can answer, and what is asked of all three.
+"""
 
 
 def on(data: str) -> tuple[Experiment, ...]:
     """The experiments of one data set."""
+    return tuple(one for one in _all(data) if one.group in GROUPS.get(data, (one.group,)))
+
+
+def _all(data: str) -> tuple[Experiment, ...]:
     return (
         Experiment("models/classical", data, CLASSICAL),
         *(Experiment(f"models/{name}", data, (name,), seeds=seeds) for name, seeds in MODELS.items()),
@@ -123,15 +139,17 @@ def _training(data: str) -> tuple[Experiment, ...]:
         _variant("logq/off", data, uncorrected),
         _variant("logq/on", data, in_batch, "logq/off"),
         _variant("samplers/count^0.75", data, {"negative_source": "unigram", "negative_power": 0.75}),
-        *(
-            _variant(f"samplers/{name}", data, change, "samplers/count^0.75")
-            for name, change in {
+        *_variants(
+            "samplers",
+            data,
+            {
                 "count^1": {"negative_source": "unigram", "negative_power": 1.0},
                 "uniform": {"negative_source": "uniform"},
                 "log-uniform": {"negative_source": "log_uniform"},
                 "learned unigram": {"negative_source": "learned_unigram"},
                 "in batch": in_batch,
-            }.items()
+            },
+            "samplers/count^0.75",
         ),
         _variant("losses/softmax", data, {"loss": "softmax"}),
         *(
@@ -139,18 +157,22 @@ def _training(data: str) -> tuple[Experiment, ...]:
             for loss in ("nce", "pointwise", "pairwise_hinge", "pairwise_logistic", "listwise")
         ),
         _variant("hard negatives/none", data, {"hard_negatives": []}, model="ebr"),
-        *(
-            _variant(f"hard negatives/{name}", data, change, "hard negatives/none", "ebr")
-            for name, change in {
+        *_variants(
+            "hard negatives",
+            data,
+            {
                 "online": {"hard_negatives": ["online"]},
                 "offline": {"hard_negatives": ["offline"]},
                 "offline, 100 easy to 1": {"hard_negatives": ["offline"], "hard_mix": [100, 1]},
                 "online and offline": {"hard_negatives": ["online", "offline"]},
-            }.items()
+            },
+            "hard negatives/none",
+            "ebr",
         ),
-        *(
-            _variant(f"training/{name}", data, change, "models/two_tower")
-            for name, change in {
+        *_variants(
+            "training",
+            data,
+            {
                 "2 targets a row": {"num_true": 2},
                 "4 targets a row": {"num_true": 4},
                 "Item2vec start": {"item2vec_passes": 2},
@@ -158,7 +180,8 @@ def _training(data: str) -> tuple[Experiment, ...]:
                 "10 samples a user": {"samples_per_user": 10},
                 "one pass": {"epochs_first": 1},
                 "four passes": {"epochs_first": 4},
-            }.items()
+            },
+            "models/two_tower",
         ),
     )
 
@@ -184,14 +207,16 @@ def _inputs(data: str) -> tuple[Experiment, ...]:
         _variant("own items/newest 150", data, {"own_items": 150}, "own items/none"),
         Experiment("features/no item features", data, without=("item",), against="models/two_tower"),
         Experiment("features/no time", data, without=("time",), against="models/two_tower"),
-        *(
-            _variant(f"history/{name}", data, change, "models/two_tower")
-            for name, change in {
+        *_variants(
+            "history",
+            data,
+            {
                 "newest 10": {"history_length": 10},
                 "newest 150": {"history_length": 150},
                 "newest 150, half-life 1 d": {"history_length": 150, "history_half_life_days": 1.0},
                 "newest 150, half-life 7 d": {"history_length": 150, "history_half_life_days": 7.0},
-            }.items()
+            },
+            "models/two_tower",
         ),
     )
 
@@ -211,6 +236,14 @@ def _counts(data: str) -> dict[str, list[dict[str, Any]]]:
     if data == KUAIRAND:
         counts["impressions too"] = [*half_day, {"half_life_h": 12, "kinds": ["impression"]}]
     return counts
+
+
+def _variants(
+    group: str, data: str, changes: Mapping[str, Mapping[str, Any]], against: str, model: str = "two_tower"
+) -> tuple[Experiment, ...]:
+    return tuple(
+        _variant(f"{group}/{name}", data, change, against, model) for name, change in changes.items()
+    )
 
 
 def _variant(

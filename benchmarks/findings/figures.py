@@ -21,7 +21,7 @@ def figures(
     results: Results, data: str, name: str, strategy: str, channel: str, scope: str
 ) -> dict[str, Any] | None:
     """Of the run whose recall@50 is the median of the seeds (the lower middle one), or None."""
-    there = [
+    there: list[dict[str, Any]] = [
         one["figures"][strategy][channel][scope]
         for one in runs(results, data, name)
         if scope in one["figures"].get(strategy, {}).get(channel, {})
@@ -43,7 +43,8 @@ def compared(
     """The record of b - a; a, b: (experiment, strategy, channel)."""
     for one in results["comparisons"]:
         if (one["kind"], one["data"], one["a"], one["b"]) == (kind, data, list(a), list(b)):
-            for record in one["records"]:
+            records: list[dict[str, Any]] = one["records"]
+            for record in records:
                 if (record["scope"], record["targets"], record["metric"]) == (scope, targets, metric):
                     return record
     return None

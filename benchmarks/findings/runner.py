@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 
 import pyarrow.parquet as pq
@@ -18,9 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.findings import configuration
 from benchmarks.findings.hits import condense
 from benchmarks.findings.runs import Run
+from deploy.processes import ChildProcess
 
-_ERROR_LINES = 8
+SOURCE = Path(__file__).parents[2]
+"""Runs import this project from here: a checkout of its own is not moved by whoever works in another."""
+_ERROR_LINES = 3
 _condensing = Lock()
+_alive: list[ChildProcess] = []
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,8 @@ def child(run: Run, threads: int = 1) -> Ended:
     run.folder.mkdir(parents=True, exist_ok=True)
     text = f"# {run.name}\n{configuration.toml(run.configuration)}"
     (run.folder / "config.toml").write_text(text, encoding="utf-8")
-    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "FRESHRECALL__UPDATE__RETRAIN_THREADS")
-    environment = {**os.environ, **dict.fromkeys(names, str(threads))}
     began_s = time.monotonic()
-    with (run.folder / "log.txt").open("w", encoding="utf-8") as log:
-        code = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "deploy", *run.command],
-            stdout=log, stderr=subprocess.STDOUT, env=environment, check=False,
-        ).returncode  # fmt: skip
+    code = _replayed(run, threads)
     error = "" if code == 0 else f"exit code {code}: {_last_lines(run)}"
     if not error:
         try:
@@ -58,6 +56,20 @@ def child(run: Run, threads: int = 1) -> Ended:
     else:
         failed.unlink(missing_ok=True)
     return Ended(run, wall_s, error)
+
+
+def _replayed(run: Run, threads: int) -> int:
+    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "FRESHRECALL__UPDATE__RETRAIN_THREADS")
+    plain = {"PYTHONPATH": str(SOURCE), "COLUMNS": "110", "TERM": "dumb", "_TYPER_STANDARD_TRACEBACK": "1"}
+    environment = {**os.environ, **dict.fromkeys(names, str(threads)), **plain}
+    command = [sys.executable, "-W", "ignore", "-m", "deploy", *run.command]
+    with (run.folder / "log.txt").open("wb") as log:
+        process = ChildProcess(run.name, command, log, environment)
+        _alive.append(process)
+        try:
+            return process.process.wait()
+        finally:
+            _alive.remove(process)
 
 
 def keep(run: Run) -> None:
@@ -97,23 +109,32 @@ def run_all(
     with Progress(*columns, TextColumn("{task.fields[left]}")) as bar, ThreadPoolExecutor(jobs) as pool:
         task = bar.add_task("findings", total=len(waiting), left="")
         running: dict[Future[Ended], Run] = {}
-        while waiting or running:
-            in_time = hours is None or clock() - began_s < hours * 3600
-            while waiting and len(running) < jobs and in_time:
-                run = waiting.pop(0)
-                running[pool.submit(execute, run)] = run
-            if not running:
-                break
-            bar.update(task, description=", ".join(run.name for run in running.values()))
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                ended.append(_ended(future, running.pop(future)))
-                left_s = sum(one.wall_s for one in ended) / len(ended) * (len(waiting) + len(running)) / jobs
-                bar.update(task, advance=1, left=f"about {left_s / 3600:.1f} h left")
-                if ended[-1].error:
-                    bar.print(f"failed: {ended[-1].run.name}: {ended[-1].error}")
+        try:
+            while waiting or running:
+                in_time = hours is None or clock() - began_s < hours * 3600
+                while waiting and len(running) < jobs and in_time:
+                    run = waiting.pop(0)
+                    running[pool.submit(execute, run)] = run
+                if not running:
+                    break
+                bar.update(task, description=", ".join(run.name for run in running.values()))
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    ended.append(_ended(future, running.pop(future)))
+                    left_s = _mean_s(ended) * (len(waiting) + len(running)) / jobs
+                    bar.update(task, advance=1, left=f"about {left_s / 3600:.1f} h left")
+                    failed = f", failed: {ended[-1].error}" if ended[-1].error else ""
+                    bar.print(f"{ended[-1].run.name}: {ended[-1].wall_s:.0f} s{failed}", markup=False)
+        except KeyboardInterrupt:
+            for process in _alive.copy():  # each leaves the list as it ends
+                process.stop()
+            raise
     return ended
 
 
 def _ended(future: Future[Ended], run: Run) -> Ended:
     problem = future.exception()
     return Ended(run, 0.0, f"{type(problem).__name__}: {problem}") if problem else future.result()
+
+
+def _mean_s(ended: Sequence[Ended]) -> float:
+    return sum(one.wall_s for one in ended) / len(ended)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.findings import figures, results
-from benchmarks.findings.data import COMPLETEJOURNEY, KUAIRAND, MOVIETWEETINGS, NAMES
+from benchmarks.findings.data import KUAIRAND, NAMES
 from benchmarks.findings.experiments import CLAIMS, CLASSICAL, EXPERIMENTS, MODELS, SHOWN, UPDATES, Experiment
 from benchmarks.findings.figures import RECALL, UNKNOWN, Results, table
 
@@ -154,20 +154,12 @@ def variants(data: Results, group: str) -> str:
     """Every data set's variants of one group, each beside what it is a variant of."""
     parts = []
     for name in NAMES:
-        rows = [
-            row for one in EXPERIMENTS if (one.data, one.group) == (name, group) for row in _rows(data, one)
-        ]
+        declared = [one for one in EXPERIMENTS if (one.data, one.group) == (name, group)]
+        rows = [row for one in declared for row in _rows(data, one)]
         if any(UNKNOWN not in row[2] for row in rows):
-            head = (
-                "variant",
-                "strategy",
-                "recall@50, all",
-                "recall@50, new",
-                "difference, all",
-                "difference, new",
-            )
-            parts.append(f"{name}:\n\n{table(head, rows)}")
-        else:
+            what = ("recall@50, all", "recall@50, new", "difference, all", "difference, new")
+            parts.append(f"{name}:\n\n{table(('variant', 'strategy', *what), rows)}")
+        elif declared:
             parts.append(f"{name}: {UNKNOWN}.")
     return "\n\n".join(parts)
 
@@ -243,15 +235,11 @@ def readme_models(data: Results) -> str:
         cells = []
         for name in NAMES:
             values = [figures.figures(data, name, experiment, SHOWN, channel, scope) for scope in SCOPES]
-            known = [one and f"{one[RECALL]['mean']:.4f}" for one in values]
-            cells.append(" / ".join(known) if all(known) else UNKNOWN)  # type: ignore[arg-type]
+            known = [f"{one[RECALL]['mean']:.4f}" for one in values if one]
+            asked = any((one.data, one.name) == (name, experiment) for one in EXPERIMENTS)
+            cells.append(" / ".join(known) or (UNKNOWN if asked else "–"))
         rows.append((row, shown, *cells, f"`{experiment}`"))
-    head = (
-        "",
-        "model",
-        *(f"{name}, all / new" for name in (KUAIRAND, MOVIETWEETINGS, COMPLETEJOURNEY)),
-        "experiment",
-    )
+    head = ("", "model", *(f"{name}, all / new" for name in NAMES), "experiment")
     return (
         f"Recall@50 of the next item, updated hourly (`{SHOWN}`), from `{SOURCE}` (`make findings`); "
         f"intervals and what they mean: [docs/findings.md](docs/findings.md).\n\n" + table(head, rows)

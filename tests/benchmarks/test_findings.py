@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.findings import comparisons, configuration, figures, results, tables
 from benchmarks.findings.comparisons import Pair, Side, pairs_of
-from benchmarks.findings.data import KUAIRAND, MOVIETWEETINGS, NAMES, DataSet, found
+from benchmarks.findings.data import COMPLETEJOURNEY, KUAIRAND, MOVIETWEETINGS, NAMES, DataSet, found
 from benchmarks.findings.experiments import CLAIMS, EXPERIMENTS, MODELS, SHOWN, Experiment, chosen
 from benchmarks.findings.hits import Hits, condense
 from benchmarks.findings.runner import Ended, missing, run_all
@@ -66,7 +66,7 @@ def test_names_are_unique_and_variants_know_their_base() -> None:
 def test_only_minutes_on_kuairand() -> None:
     lengths = {name: [one.interval for one in chosen((f"{name}/intervals",))] for name in NAMES}
     assert lengths[KUAIRAND] == ["1d", "6h", "1h", "10m", "1m"]
-    assert lengths[MOVIETWEETINGS] == ["1d", "6h", "1h"]
+    assert lengths[MOVIETWEETINGS] == lengths[COMPLETEJOURNEY] == ["1d", "6h", "1h"]
     with pytest.raises(ValueError, match="losess"):
         chosen(("losess",))
 
