@@ -91,7 +91,8 @@ def _last_lines(run: Run) -> str:
 
 def missing(runs: Sequence[Run]) -> list[Run]:
     """Not yet done, each folder once."""
-    return list({run.key: run for run in runs if not run.done}.values())
+    first = {run.key: run for run in reversed(runs)}
+    return [run for run in runs if first[run.key] is run and not run.done]
 
 
 def run_all(
