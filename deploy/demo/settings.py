@@ -26,10 +26,16 @@ day_timezone = "{day_timezone}"
 [archive]
 interval_ms = 3600000
 
+[profiles]
+history_length = 200
+
 [models.two_tower]
 kind = "two_tower"
 positives = ["purchase"]
 day_timezone = "{day_timezone}"
+own_items = 200
+own_negatives = 4
+popularity = [{{ half_life_h = 168 }}, {{ half_life_h = 24 }}]
 
 {features}"""
 
