@@ -178,12 +178,6 @@ def offline_hard(
     return picks
 
 
-EVEN_MIX = (1, 1)
-"""Easy to hard, half and half: the default once rejects exist."""
-PUBLISHED_MIX = (100, 1)
-"""Easy to hard as published with embedding-based retrieval."""
-
-
 def mixed(
     easy_Bn: Int64Array, hard_Bm: Int64Array, mix: tuple[int, int], keys: Int64Array, salt: int
 ) -> tuple[Int64Array, BoolArray]:

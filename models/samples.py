@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -39,10 +39,6 @@ class Samples:
     def take(self, positions: Int64Array | slice) -> Samples:
         """The samples at positions (int64[n] or a slice)."""
         return Samples(**{field.name: getattr(self, field.name)[positions] for field in fields(self)})
-
-    def renumbered(self, start: int) -> Samples:
-        """The same samples with sequence start, start + 1, ..."""
-        return replace(self, sequence=np.arange(start, start + len(self), dtype=np.int64))
 
     @classmethod
     def empty(cls, slots: int, numbers: int) -> Samples:

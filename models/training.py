@@ -23,7 +23,6 @@ from models.samplers import (
     LogUniformSampler,
     Sampler,
     UnigramSampler,
-    frequency_ranks,
 )
 from models.samples import Samples
 from models.steps import ModelParts, Stepper, StepPlan
@@ -221,7 +220,7 @@ class Training:
             p = self._parts.estimator.probability(live)
             return LearnedUnigramSampler(live, p, ids.entry_capacity, config.negative_power, config.seed)
         if config.negative_source == "log_uniform":
-            return LogUniformSampler(live, frequency_ranks(counts), ids.entry_capacity, config.seed)
+            return LogUniformSampler.of_counts(live, counts, ids.entry_capacity, config.seed)
         power = 0.0 if config.negative_source == "uniform" else config.negative_power
         return UnigramSampler(live, counts, ids.entry_capacity, power, config.seed)
 

@@ -3,8 +3,6 @@ import pytest
 import torch
 
 from models.hard_negatives import (
-    EVEN_MIX,
-    PUBLISHED_MIX,
     HardNegatives,
     mixed,
     offline_hard,
@@ -183,9 +181,7 @@ def test_offline_hard_is_even_over_the_band():
     np.testing.assert_allclose(counts[[10, 11, 13, 14]], 1250, rtol=0.1)
 
 
-@pytest.mark.parametrize(
-    ("mix", "n", "share"), [(EVEN_MIX, 8, 4), (EVEN_MIX, 5, 2.5), (PUBLISHED_MIX, 10, 10 / 101)]
-)
+@pytest.mark.parametrize(("mix", "n", "share"), [((1, 1), 8, 4), ((1, 1), 5, 2.5), ((100, 1), 10, 10 / 101)])
 def test_mixes(mix, n, share):
     rows = 4000
     easy, hard = np.zeros((rows, n), np.int64), np.tile(np.arange(1, n + 1), (rows, 1))
@@ -198,8 +194,8 @@ def test_mixes(mix, n, share):
 def test_mix_keeps_easy_ones_where_hard_ones_run_out():
     easy = np.array([[90, 91, 92, 93]] * 3)
     hard = np.array([[1, 2], [-1, 3], [-1, -1]])
-    items, is_hard = mixed(easy, hard, EVEN_MIX, np.arange(3), 0)
+    items, is_hard = mixed(easy, hard, (1, 1), np.arange(3), 0)
     assert items.tolist() == [[1, 2, 92, 93], [3, 91, 92, 93], [90, 91, 92, 93]]
     assert is_hard.sum(1).tolist() == [2, 1, 0]
     with pytest.raises(ValueError, match="expected 2 hard negatives"):
-        mixed(easy, hard[:, :1], EVEN_MIX, np.arange(3), 0)
+        mixed(easy, hard[:, :1], (1, 1), np.arange(3), 0)
