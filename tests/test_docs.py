@@ -1,9 +1,13 @@
-"""Documentation names only files that exist."""
+"""Documentation names only files that exist, and its examples are valid."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from models.feature_config import FeatureConfig, check_features
+from models.model_config import ModelConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -25,3 +29,17 @@ def test_architecture_names_every_room() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     named = set(PATHS.findall(text))
     assert len(named) > 30
+
+
+def test_examples_of_models_are_valid() -> None:
+    page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    # One file is made of them: a table that two examples name is the same table.
+    parsed = tomllib.loads("\n".join(examples))
+    assert set(parsed) == {"models", "features"}
+    model = ModelConfig.model_validate(parsed["models"]["tower"])
+    assert [count.by for count in model.popularity] == ["", "", "scene"]
+    assert model.histories["views"].length == 30
+    features = [FeatureConfig.model_validate(feature) for feature in parsed["features"]]
+    check_features(features)
+    assert {feature.kind for feature in features} == {"category", "categories", "tokens", "number", "cross"}
