@@ -18,7 +18,8 @@ import msgspec
 
 from models.artifact import Artifact, ArtifactError, Content, open_artifact, publish
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: histories as logs, target counts, popularity counts and hard negatives beside the rows of version 1."""
 POPULARITY_FILE = "channels/popularity.safetensors"
 
 
