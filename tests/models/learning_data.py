@@ -47,7 +47,21 @@ OPTIONS = {
         "popularity": ({"half_life_h": 12}, {"half_life_h": 3, "by": "scene", "values": 2}),
     },
 }  # fmt: skip
-VARIANTS = [pytest.param(kind, option, id=f"{kind}-{option}") for kind in KINDS for option in OPTIONS]
+# Every kind plain (with features of every sort) and with everything that goes together; each option alone on
+# two kinds that read it in different ways: pooled or item by item, rows as vectors or through a tower.
+ALONE = {
+    "shared_items": ("youtube_dnn", "sequence"),
+    "own_items": ("two_tower", "fm"),
+    "views": ("fm", "mind"),
+    "no_user_row": ("two_tower", "sequence"),
+    "no_history": ("youtube_dnn", "mind"),
+}
+VARIANTS = [
+    pytest.param(kind, option, id=f"{kind}-{option}")
+    for kind in KINDS
+    for option in OPTIONS
+    if kind in ALONE.get(option, KINDS)
+]
 
 
 def config(kind="two_tower", **changes):

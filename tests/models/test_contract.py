@@ -142,7 +142,7 @@ def test_two_runs_give_the_same_bytes_and_seeds_differ(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_lowers_the_loss(kind):
     learner = Learner.fresh(config(kind), FEW)
-    samples = learner.prepare(events(600), catalogue())
+    samples = learner.prepare(events(), catalogue())
     losses = [learner.train_full(samples) for _ in range(5)]
     assert losses[-1] < 0.97 * losses[0]
 
@@ -171,7 +171,7 @@ def test_item_rows_ship_re_encoded_vectors_when_configured(kind):
 def test_every_loss_trains_with_every_extra(loss, hard):
     extras = {"own_items": 4, "popularity": ({"half_life_h": 12},), "hard_ranks": (5, 20)}
     learner = Learner.fresh(config(loss=loss, hard_negatives=hard, **extras), FEW)
-    samples = learner.prepare(events(400), catalogue())
+    samples = learner.prepare(events(250), catalogue())
     stage, rank = np.ones(len(samples), np.uint8), np.zeros(len(samples), np.int32)
     learner.rejects.observe(samples.user, samples.item[::-1].copy(), stage, rank, samples.ts_ms - 1)
     losses = [learner.train_full(samples) for _ in range(4)]

@@ -49,9 +49,10 @@ def test_observed_events_move_histories_as_prepared_ones_do():
     prepared, observed = (Learner.fresh(config(own_items=5), FEATURES) for _ in range(2))
     prepared.prepare(events(), catalogue())
     observed.observe(events(), catalogue())
+    left, right = prepared.save(), observed.save()
     for part in ("history", "targets", "table.item", "table.user"):
-        for name, array in prepared.save()[part].items():
-            assert array.tobytes() == observed.save()[part][name].tobytes(), (part, name)
+        for name, array in left[part].items():
+            assert array.tobytes() == right[part][name].tobytes(), (part, name)
     left, right = (each.moments(each.prepare(hour(), catalogue())) for each in (prepared, observed))
     assert len(left.history_id) > len(left)
     assert left.history_id.equals(right.history_id)

@@ -23,9 +23,10 @@ def assert_close(left, right):
     """All rows and weights of two learners, but for the order in which sums were taken: a first step of
     Adagrad or Adam is a full step, however small its gradient.
     """
+    others = right.save()
     for part, arrays in left.save().items():
         for name, array in arrays.items():
-            other = right.save()[part][name]
+            other = others[part][name]
             if array.dtype == np.float32:
                 np.testing.assert_allclose(array, other, rtol=0.02, atol=2e-3, err_msg=f"{part} {name}")
             else:

@@ -27,7 +27,7 @@ def compiled():
 
 precompile()
 before = compiled()
-for kind, option in (("two_tower", "plain"), ("youtube_dnn", "all"), ("sequence", "own_items")):
+for kind, option in (("youtube_dnn", "plain"), ("sequence", "all")):
     learner = trained(kind, FEATURES, **OPTIONS[option], expire_after_days=1)
     hour = events(60, seed=1, start_ms=START_MS + DAY_MS, span_ms=HOUR_MS)
     samples = learner.prepare(hour, catalogue())

@@ -17,12 +17,13 @@ from models.popularity import Popularity
 from models.retrieve import dense_scores
 
 DAY_MS = 86_400_000
-HOUSEHOLDS, DAYS = 200, 63
+HOUSEHOLDS, DAYS = 120, 63
 FEATURES = (
     FeatureConfig(name="product_category", source="item"),
     FeatureConfig(name="age", source="user"),
     FeatureConfig(name="day_of_week", source="time"),
 )
+SMALLER = {"sequence": {"history_length": 16, "blocks": 1, "heads": 1}}  # a seventh of the default's time
 
 
 def keyed(table, column):
@@ -74,7 +75,9 @@ def hits_at_50(scores, target):
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_recall_at_50_is_above_popularity(kind, purchases, catalogue):
     cut = int(np.searchsorted(purchases["ts_ms"].to_numpy(), purchases["ts_ms"][-1].as_py() - 7 * DAY_MS))
-    learner = Learner.fresh(ModelConfig(kind=kind, positives=("purchase",)), FEATURES)
+    learner = Learner.fresh(
+        ModelConfig(kind=kind, positives=("purchase",), **SMALLER.get(kind, {})), FEATURES
+    )
     past = purchases.slice(0, cut)
     samples = learner.prepare(past, catalogue)
     for _ in range(learner.config.epochs_first):
