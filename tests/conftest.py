@@ -38,7 +38,7 @@ def topics() -> Callable[[str], str]:
 def eventually() -> Callable[..., None]:
     """Waits for a condition of a real process, up to a deadline."""
 
-    def wait(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    def wait(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:

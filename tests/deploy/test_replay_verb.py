@@ -41,7 +41,7 @@ def received(broker: EmbeddedBroker, topic: str, partitions: int, expected: int)
                 events.extend(decode(record.value))
         return len(events) >= expected
 
-    assert eventually(poll, 20)
+    assert eventually(poll)
     consumer.close()
     return events
 
