@@ -34,11 +34,11 @@ class DemoPlan:
 
 
 def plan(short: bool) -> DemoPlan:
-    """The full demo: four local days and eight hours after three months. Short: one day after ten days.
+    """The full demo: three local days and eight hours after three months. Short: one day after ten days.
 
     The hours after the last midnight let the last daily bundle be swapped in.
     """
     start = local_ms(2017, 12, 5)
-    hours = timedelta(hours=26 if short else 4 * 24 + 8) // timedelta(milliseconds=1)
+    hours = timedelta(hours=26 if short else 3 * 24 + 8) // timedelta(milliseconds=1)
     history_from = local_ms(2017, 11, 25) if short else local_ms(2017, 9, 5)
     return DemoPlan(history_from, start, start + hours, speed=10_800.0 if short else 3_600.0)
