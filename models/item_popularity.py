@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from models.native import compiled
 
 _NEVER_MS = -(2**62)
 _HOUR_MS = 3_600_000.0
-_Arguments: TypeAlias = tuple[
-    Int64Array, Int64Array, Int64Array, Float64Array, float, Int64Array, Int64Array, Int64Array, Float64Array
-]
 
 
 @compiled
@@ -66,32 +62,6 @@ def _observe(
 
 
 @compiled
-def _read(
-    item: int,
-    as_of: int,
-    anchor: int,
-    decay_per_ms: Float64Array,
-    log_floor: float,
-    starts: Int64Array,
-    lengths: Int64Array,
-    times: Int64Array,
-    scores: Float64Array,
-    value: Float32Array,
-) -> None:
-    """The dims of one item at one moment into value[P]; left as they are where there is no event."""
-    if item < 0 or item >= len(lengths):
-        return
-    start = starts[item]
-    last = end_before(times, start, start + lengths[item], as_of) - 1
-    if last < start:
-        return
-    for p in range(len(decay_per_ms)):
-        # log(1 + exp(x)) without overflow: an anchor may lie many half-lives from the event
-        x = np.log(scores[last, p]) + decay_per_ms[p] * (times[last] - anchor) - log_floor
-        value[p] = max(x, 0.0) + np.log1p(np.exp(-abs(x)))
-
-
-@compiled
 def _values(
     item: Int64Array,
     as_of: Int64Array,
@@ -104,31 +74,18 @@ def _values(
     scores: Float64Array,
     values: Float32Array,
 ) -> None:
-    for t in range(len(as_of)):
-        for k in range(len(item)):
-            _read(
-                item[k], as_of[t], anchor[t], decay_per_ms, log_floor, starts, lengths, times, scores,
-                values[t, k],
-            )  # fmt: skip
-
-
-@compiled
-def _pairs(
-    item: Int64Array,
-    as_of: Int64Array,
-    anchor: Int64Array,
-    decay_per_ms: Float64Array,
-    log_floor: float,
-    starts: Int64Array,
-    lengths: Int64Array,
-    times: Int64Array,
-    scores: Float64Array,
-    values: Float32Array,
-) -> None:
+    """values[i] = the dims of item i at its moment, left as they are where there is no event."""
     for i in range(len(item)):
-        _read(
-            item[i], as_of[i], anchor[i], decay_per_ms, log_floor, starts, lengths, times, scores, values[i]
-        )
+        if item[i] < 0 or item[i] >= len(lengths):
+            continue
+        start = starts[item[i]]
+        last = end_before(times, start, start + lengths[item[i]], as_of[i]) - 1
+        if last < start:
+            continue
+        for p in range(len(decay_per_ms)):
+            # log(1 + exp(x)) without overflow: an anchor may lie many half-lives from the event
+            x = np.log(scores[last, p]) + decay_per_ms[p] * (times[last] - anchor[i]) - log_floor
+            values[i, p] = max(x, 0.0) + np.log1p(np.exp(-abs(x)))
 
 
 @compiled
@@ -199,30 +156,29 @@ class ItemPopularity:
         with new events change; for S >> floor another anchor shifts all of them alike, which no ranking
         notices. 0 for unknown items (also -1). Reads only. ValueError for a moment before the last trim().
         """
-        values = np.zeros((len(as_of_ms), len(items), len(self.half_lives_h)), np.float32)
-        _values(*self._arguments(items, as_of_ms, anchor_ms), values)
-        return values
+        self._refuse_folded(as_of_ms)
+        t, k = len(as_of_ms), len(items)
+        pairs = self.values_at(np.tile(items, t), np.repeat(as_of_ms, k), np.repeat(anchor_ms, k))
+        return pairs.reshape(t, k, len(self.half_lives_h))
 
     def values_at(self, items: Int64Array, as_of_ms: Int64Array, anchor_ms: Int64Array) -> Float32Array:
         """values() of N pairs: items, as_of_ms, anchor_ms int64[N] -> float32[N, P]."""
+        self._refuse_folded(as_of_ms)
         values = np.zeros((len(items), len(self.half_lives_h)), np.float32)
-        _pairs(*self._arguments(items, as_of_ms, anchor_ms), values)
+        columns = self._lists.columns
+        _values(
+            np.ascontiguousarray(items, np.int64), np.ascontiguousarray(as_of_ms, np.int64),
+            np.ascontiguousarray(anchor_ms, np.int64), self._decay_per_ms, float(np.log(self.floor)),
+            self._lists.starts, self._lists.lengths, columns["ts_ms"], columns["scores"], values,
+        )  # fmt: skip
         return values
 
-    def _arguments(self, items: Int64Array, as_of_ms: Int64Array, anchor_ms: Int64Array) -> _Arguments:
-        """The kernels' arguments before the output."""
-        as_of_ms = np.ascontiguousarray(as_of_ms, np.int64)
-        if len(as_of_ms) and as_of_ms.min() < self.trimmed_ms:
+    def _refuse_folded(self, as_of_ms: Int64Array) -> None:
+        if len(as_of_ms) and np.min(as_of_ms) < self.trimmed_ms:
             raise ValueError(
-                f"item popularity: asked as of {as_of_ms.min()} ms, but events before {self.trimmed_ms} ms "
+                f"item popularity: asked as of {np.min(as_of_ms)} ms, but events before {self.trimmed_ms} ms "
                 "have been folded by trim(); read before trimming, or trim up to the oldest moment needed"
             )
-        columns = self._lists.columns
-        return (
-            np.ascontiguousarray(items, np.int64), as_of_ms, np.ascontiguousarray(anchor_ms, np.int64),
-            self._decay_per_ms, float(np.log(self.floor)),
-            self._lists.starts, self._lists.lengths, columns["ts_ms"], columns["scores"],
-        )  # fmt: skip
 
     def trim(self, as_of_ms: int) -> None:
         """Fold every item's events before as_of_ms into one score; later moments read the same as before."""
