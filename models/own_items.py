@@ -112,6 +112,7 @@ def _slots_for(entries: int) -> int:
 
 @compiled
 def _features(
+    places: Int64Array,
     offsets: Int64Array,
     count: Float32Array,
     last_age_s: Float32Array,
@@ -120,36 +121,44 @@ def _features(
     week: float,
     features: Float32Array,
 ) -> None:
-    for row in range(len(offsets) - 1):
-        total = 0.0
-        for at in range(offsets[row], offsets[row + 1]):
-            total += count[at]
-        for at in range(offsets[row], offsets[row + 1]):
-            last_h, first_h = np.float64(last_age_s[at]) / 3600.0, np.float64(first_age_s[at]) / 3600.0
-            features[at, 0] = np.log1p(np.float64(count[at])) / np.log(10.0)
-            features[at, 1] = np.log1p(last_h) / week
-            features[at, 2] = np.log1p(first_h) / week
-            features[at, 3] = features[at, 4] = 0.0
-            if count[at] > 1.0:
-                gap_h = (first_h - last_h) / (count[at] - 1.0)
-                features[at, 3] = np.log1p(gap_h) / week
-                due = np.log((last_h + minute_h) / (gap_h + minute_h))
-                features[at, 4] = min(max(due, -8.0), 8.0) / 4.0
-            features[at, 5] = 1.0 if count[at] == 1.0 else 0.0
-            features[at, 6] = count[at] / total
-            features[at, 7] = 1.0 / np.sqrt(1.0 + at - offsets[row])
+    row, total = -1, 0.0
+    for n in range(len(places)):
+        at = places[n]
+        if row < 0 or not offsets[row] <= at < offsets[row + 1]:
+            row, total = np.searchsorted(offsets, at, side="right") - 1, 0.0
+            for other in range(offsets[row], offsets[row + 1]):
+                total += count[other]
+        last_h, first_h = np.float64(last_age_s[at]) / 3600.0, np.float64(first_age_s[at]) / 3600.0
+        features[n, 0] = np.log1p(np.float64(count[at])) / np.log(10.0)
+        features[n, 1] = np.log1p(last_h) / week
+        features[n, 2] = np.log1p(first_h) / week
+        features[n, 3] = features[n, 4] = 0.0
+        if count[at] > 1.0:
+            gap_h = (first_h - last_h) / (count[at] - 1.0)
+            features[n, 3] = np.log1p(gap_h) / week
+            due = np.log((last_h + minute_h) / (gap_h + minute_h))
+            features[n, 4] = min(max(due, -8.0), 8.0) / 4.0
+        features[n, 5] = 1.0 if count[at] == 1.0 else 0.0
+        features[n, 6] = count[at] / total
+        features[n, 7] = 1.0 / np.sqrt(1.0 + at - offsets[row])
 
 
-def own_features(own: OwnItems) -> Float32Array:
+def own_features(own: OwnItems, places: Int64Array | None = None) -> Float32Array:
     """What makes an own item be chosen again: float32[n, OWN_FEATURES], finite, of the order of one.
 
+    places: int64[n] into the lists of `own` (None: all of them, in order).
     0 log10(1 + count); 1, 2 log(1 + hours) since the last and the first time, a week = 1; 3 the same of the
     mean gap (0 for count 1); 4 log of time since the last one to mean gap, both at least a minute, divided by
     4 and within -2 .. 2 (0 for count 1; above 0 = overdue); 5 count == 1; 6 share of the history's entries;
     7 1 / sqrt(1 + distinct items since).
     """
-    features = np.empty((len(own.item), OWN_FEATURES), np.float32)
-    _features(own.offsets, own.count, own.last_age_s, own.first_age_s, _MINUTE_H, _WEEK, features)
+    if places is None:
+        places = np.arange(len(own.item))
+    features = np.empty((len(places), OWN_FEATURES), np.float32)
+    _features(
+        np.ascontiguousarray(places, np.int64),
+        own.offsets, own.count, own.last_age_s, own.first_age_s, _MINUTE_H, _WEEK, features,
+    )  # fmt: skip
     return features
 
 

@@ -104,12 +104,12 @@ class PopularityDims:
     def shared(
         self, items: Int64Array, codes: Codes, as_of_ms: Int64Array, anchor_ms: Int64Array
     ) -> Float32Array:
-        """Counts float32[B, K, C] of items int64[K] that all B rows share; codes and moments int64[B].
+        """Counts float32[B, C, K] of items int64[K] that all B rows share; codes and moments int64[B].
 
         Rows of one moment and one value are looked up once.
         """
         b, k = len(as_of_ms), len(items)
-        found = np.empty((b, k, len(self.layout.counts)), np.float32)
+        found = np.empty((b, len(self.layout.counts), k), np.float32)
         for counter in self._counters:
             code = codes[counter.first.by] if counter.first.by else np.zeros(b, np.int64)
             keys = np.stack([as_of_ms, code], axis=1)
@@ -120,7 +120,9 @@ class PopularityDims:
             values = counter.popularity.values_at(
                 slots, np.repeat(as_of_ms[first], k), np.repeat(anchor_ms[first], k)
             )
-            found[:, :, counter.places] = values.reshape(m, k, -1)[inverse.reshape(-1)]
+            values_CMK = np.ascontiguousarray(values.reshape(m, k, -1).transpose(2, 0, 1))
+            for place, values_MK in zip(counter.places, values_CMK, strict=True):
+                found[:, place] = values_MK[inverse.reshape(-1)]
         return found
 
     def published(self, items: Int64Array, as_of_ms: int, anchor_ms: int) -> Float32Array:

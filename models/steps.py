@@ -297,8 +297,8 @@ class Stepper:
             scores.positive = scores.positive + of_rows(candidates.positive)
             scores.rows = scores.rows + of_rows(candidates.rows)
             if len(candidates.shared):
-                b_BKC = torch.from_numpy(dims.shared(entries[candidates.shared], codes, as_of, anchor))
-                scores.shared = scores.shared + torch.einsum("bkc,bc->bk", b_BKC, w_BC)
+                b_BCK = torch.from_numpy(dims.shared(entries[candidates.shared], codes, as_of, anchor))
+                scores.shared = scores.shared + torch.bmm(w_BC[:, None], b_BCK)[:, 0]
         if candidates.own is not None:
             places = np.concatenate([candidates.own_positive, candidates.own_rows], axis=1)
             added = config.tau * self._own_scores(candidates.own, places)
@@ -311,7 +311,7 @@ class Stepper:
         """[B, n] own score at places in `own`, 0 where there is none (-1)."""
         held = places_Bn >= 0
         scores = torch.zeros(places_Bn.shape)
-        features = torch.from_numpy(own_features(own)[places_Bn[held]])
+        features = torch.from_numpy(own_features(own, places_Bn[held]))
         return scores.masked_scatter(torch.from_numpy(held), self._parts.model.head.own_scores(features))
 
     def _as_of(self, ts_ms: Int64Array) -> tuple[Int64Array, Int64Array]:
