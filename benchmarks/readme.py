@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.table import peers_table
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = Path(__file__).parent / "results"
-BEGIN, END = "<!-- results: written by `python -m benchmarks.readme` -->", "<!-- end of results -->"
+RESULTS_BLOCK = ("<!-- results: written by `python -m benchmarks.readme` -->", "<!-- end of results -->")
+PEERS_BLOCK = ("<!-- peers: written by `python -m benchmarks.readme` -->", "<!-- end of peers -->")
 
 
 def demo_table(report: dict[str, Any]) -> str:
@@ -58,19 +61,30 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def results() -> str:
-    """The whole block, markers included."""
+    """Demo and bench."""
     report = json.loads((RESULTS / "demo.json").read_text())
     bench = json.loads((RESULTS / "latest.json").read_text())
     machine = f"On {report['machine']['cores']} cores ({bench[0]['machine']['cpu']}), without a GPU."
-    return "\n\n".join([BEGIN, machine, demo_table(report), bench_table(bench), END])
+    return "\n\n".join([machine, demo_table(report), bench_table(bench)])
+
+
+def peers() -> str:
+    """Other projects beside this one."""
+    file = RESULTS / "peers.json"
+    return peers_table(json.loads(file.read_text()) if file.exists() else [])
+
+
+def filled(text: str, block: tuple[str, str], content: str) -> str:
+    """The page with what stands between the two markers written anew."""
+    begin, end = block
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end)[1]}"
 
 
 def main() -> int:
-    """Write the block, or with --check say whether it is current."""
+    """Write the blocks, or with --check say whether they are current."""
     text = README.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    wanted = before + results() + after
+    wanted = filled(filled(text, RESULTS_BLOCK, results()), PEERS_BLOCK, peers())
     if "--check" in sys.argv:
         if text != wanted:
             print("README.md: results differ from benchmarks/results; run `make docs`", file=sys.stderr)

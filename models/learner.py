@@ -27,6 +27,7 @@ from models.encoding import encode_queries, moments_of
 from models.frequency import FrequencyEstimator
 from models.hard_negatives import HardNegatives
 from models.history import HistoryTable
+from models.item_start import start_new_items
 from models.item_store import ItemStore
 from models.lookup import Rows
 from models.model_config import DAY_MS, FeatureConfig, ModelConfig
@@ -207,11 +208,12 @@ class Learner:
 
     def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> None:
         """Take in events that are not trained on: IDs, attributes, histories and popularity move on, no rows
-        are trained.
+        are trained. New rows get their start (models/item_start.py).
 
         Same input as prepare(); prepare() = observe() + the samples' features.
         """
         self._preparation.take(events, catalogue, with_samples=False)
+        self._start_new_items()
 
     def prepare(self, events: pa.Table, catalogue: CatalogueColumns) -> Samples:
         """Samples of the next events in canonical order; advances IDs, attributes, histories, popularity.
@@ -223,7 +225,9 @@ class Learner:
         Every sample sees its user's history as of its moment (earlier ts, other requests). Samples refer to
         entries and histories: use them before the next expire().
         """
-        return self._preparation.take(events, catalogue, with_samples=True)
+        samples = self._preparation.take(events, catalogue, with_samples=True)
+        self._start_new_items()
+        return samples
 
     def target_keys(self, samples: Samples) -> pa.Array:
         """The targets' item keys, string[n]."""
@@ -292,6 +296,13 @@ class Learner:
         changed = self._popularity.take_changed()
         if len(changed):
             self._mark({"item": [self._tables.ids["item"].rows(changed)]})
+
+    def _start_new_items(self) -> None:
+        """Without an item tower, and where deltas ship items: a new item begins at its most similar ones."""
+        if not self.config.has_item_tower and "item" in self._shipped:
+            moved = start_new_items(self._tables, self._item_features, self._items, spread=False)
+            if len(moved):
+                self._mark({"item": [moved]})
 
     def _mark(self, touched: Rows) -> None:
         for table, parts in touched.items():

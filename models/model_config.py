@@ -176,7 +176,9 @@ class ModelConfig(BaseModel):
 
     @property
     def has_item_tower(self) -> bool:
-        """Whether item features are read: a YoutubeDNN item is its row alone."""
+        """Whether a tower reads item features: a YoutubeDNN item is its row alone, and they say where a new
+        one begins (models/item_start.py).
+        """
         return self.kind != "youtube_dnn"
 
     @property

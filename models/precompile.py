@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from models.arrays import Int64Array
 from models.id_table import IdTable
+from models.item_start import similar_means
 from models.item_to_item import ItemToItem, ItemToItemConfig
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
 from models.moments import Moments
@@ -58,6 +59,8 @@ def precompile() -> None:
         moments = _model(config, _events(keys, times), int(times[-1]))
     published = np.zeros((9, 4), np.float32)  # rows as a server reads them
     IdTable.of_unique(keys.unique()).read_rows(keys, published, np.empty((_EVENTS, 4), np.float32))
+    codes = np.zeros((2, 1), np.int64)
+    similar_means(codes, codes, published[:2], most=1)
     popularity = Popularity(3_600_000)
     popularity.observe(keys, times)
     popularity.top(3)

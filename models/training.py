@@ -12,6 +12,7 @@ from models.candidates import Negatives
 from models.dense_adam import DenseAdam
 from models.hard_negatives import HardNegatives, offline_hard
 from models.item2vec import item2vec
+from models.item_start import start_new_items
 from models.lookup import Rows
 from models.model_config import PER_ROW_LOSSES
 from models.prebatch import PrebatchedRows, SampleProducer, check_prebatch
@@ -142,6 +143,8 @@ class Training:
         parts.features.fit(raw)
         parts.item_features.fit(parts.items.numbers)
         parts.tables.spread(set(parts.tables.rows) - {"user"})
+        if not config.has_item_tower:
+            start_new_items(parts.tables, parts.item_features, parts.items, spread=True)
         if self.passes == 0 and config.item2vec_passes:
             self._start_items(samples)
         rate = 1.0 if self.passes < config.epochs_first else config.warm_rate

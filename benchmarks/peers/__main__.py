@@ -127,10 +127,11 @@ def main() -> None:
         results += [
             {**one, **around} for one in record.records(peer, outcome, plan.positives, plan.seed, params)
         ]
-        asked.out.write_text(json.dumps(results, indent=1) + "\n")
         if asked.predictions:
             lists.append(record.predictions(peer, outcome, plan.positives))
             pq.write_table(pa.concat_tables(lists), asked.predictions, compression="zstd")
+        # Last: whoever finds results finds their lists too.
+        asked.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,12 @@ def expected_ranks(scores: NDArray[np.float32], target: Int32Array) -> FloatArra
 
 def best(scores: NDArray[np.float32], k: int) -> list[Int64Array]:
     """The at most k best scored columns of each row, best first, ties to the lower column."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return [places[np.isfinite(row[places])] for row, places in zip(scores, order, strict=True)]
+    found = []
+    for row in scores:
+        least = np.partition(row, max(0, len(row) - k))[max(0, len(row) - k)]  # of the k best
+        places = np.flatnonzero((row >= least) & np.isfinite(row))
+        found.append(places[np.argsort(-row[places], kind="stable")][:k])
+    return found
 
 
 def per_target(rank: FloatArray) -> dict[str, FloatArray]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -20,7 +21,13 @@ from benchmarks.peers.positives import Positives
 from benchmarks.peers.replay import Outcome
 
 PREDICTIONS = pa.schema(
-    [("row", pa.int64()), ("peer", pa.string()), ("scope", pa.string()), ("items", pa.list_(pa.string()))]
+    [
+        ("row", pa.int64()),
+        ("peer", pa.string()),
+        ("scope", pa.string()),
+        ("rank", pa.float64()),
+        ("items", pa.list_(pa.string())),
+    ]
 )
 ALWAYS = ("numpy", "pandas", "scipy", "pyarrow")
 
@@ -55,25 +62,28 @@ def records(
 
 
 def predictions(peer: Peer, outcome: Outcome, positives: Positives) -> pa.Table:
-    """The lists of PREDICTIONS, best first."""
+    """PREDICTIONS: lists best first; rank: the target's expected one, from 0, as the figures take it."""
     parts = []
     for scope, scored in outcome.scopes.items():
         size = len(scored.row)
-        items = [positives.item_keys[places].tolist() for places in scored.lists]
-        parts.append(pa.table([scored.row, [peer.name] * size, [scope] * size, items], schema=PREDICTIONS))
+        items = [[str(key) for key in positives.item_keys[places]] for places in scored.lists]
+        columns = [scored.row, [peer.name] * size, [scope] * size, scored.rank, items]
+        parts.append(pa.table(columns, schema=PREDICTIONS))
     return pa.concat_tables(parts)
 
 
 def surroundings(events: Path) -> dict[str, Any]:
-    """Machine, data and command of this run."""
+    """Machine, data, command and revision of this run."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     with events.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     # Folders say nothing about a run, and differ between machines.
     options = [Path(one).name if "/" in one else one for one in sys.argv[1:]]
     return {
         "machine": {"cpu": next(models, ""), "cores": os.cpu_count(), "python": platform.python_version()},
         "data_sha256": digest,
+        "git": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
         "command": shlex.join(["python", "-m", "benchmarks.peers", *options]),
     }
