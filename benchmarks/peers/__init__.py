@@ -3,5 +3,6 @@ benchmarks.peers --help` (in it) measures them, `python -m benchmarks.peers.side
 project's own) runs them on the targets of the findings and compares.
 
 Read in this order: positives (what is predicted, from what), peer (what a peer has to do), one of the peers,
-replay (refits, tuning, test), metrics, record; pairs (which model here answers which peer), side_by_side, table.
+replay (refits, tuning, test), metrics, record; pairs (which model here answers which peer), side_by_side and
+table (the README).
 """
