@@ -35,9 +35,10 @@ PEERS = ("popularity", *PAIRS)
 TARGETS, SEED = 3000, 7
 """The backtest asks the targets of the smallest hashes: these are among the more of any of its runs."""
 BUDGET: dict[str, dict[str, tuple[str, ...]]] = {
-    KUAIRAND: {"recbole_sasrec": ("--max-epochs", "20")},
+    KUAIRAND: {"recbole_sasrec": ("--max-epochs", "20"), "recbole_bpr": ("--max-epochs", "40")},
     MOVIETWEETINGS: {
         "": ("--max-refits", "3", "--trials", "4", "--max-epochs", "20"),
+        "rechub_dssm": ("--max-refits", "3", "--trials", "3", "--max-epochs", "20"),
         "recbole_sasrec": ("--max-refits", "3", "--trials", "2", "--max-epochs", "20"),
         "recbole_bpr": ("--max-refits", "3", "--max-epochs", "40"),
     },
