@@ -238,8 +238,9 @@ class Learner:
     ) -> float:
         """One epoch over `samples` in `order` (int64[n] positions; None = a shuffle by seed and passes made).
 
-        Trains every table and the dense layers. progress(samples done, of all) after each step. Returns the
-        mean loss, nan for no samples. For the first training call it `config.epochs_first` times.
+        Trains every table and the dense layers; with `config.prebatch` by prebatch() into a temporary file
+        and train_prebatched() from it. progress(samples done, of all) after each step. Returns the mean loss,
+        nan for no samples. For the first training call it `config.epochs_first` times.
         """
         return self._training.full(samples, order, progress, self._ranking())
 

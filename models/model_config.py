@@ -95,6 +95,11 @@ class ModelConfig(BaseModel):
         default=0.75, ge=0, le=1, description="Sampled negatives are drawn ~ count^power."
     )
     negatives_per_row: int = Field(default=10, ge=1, description="Easy negatives of a row (other losses).")
+    prebatch: bool = Field(
+        default=False,
+        description="Full trainings draw negatives_per_row negatives of every row when samples are written "
+        "to a file, not in the step.",
+    )
     num_true: int = Field(
         default=1, ge=1, description="Targets of one request that make one row's positives (softmax)."
     )
@@ -194,12 +199,13 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, given: Any) -> Any:
-        """Fill in the defaults that differ by kind, and by loss where another than the kind's is asked."""
+        """Fill in the defaults that differ by kind, and by loss or prebatch where the kind's do not fit."""
         if not isinstance(given, dict):
             return given
         of_the_kind = _OF_THE_KIND.get(given.get("kind", "two_tower"), {})
         loss = given.get("loss", of_the_kind.get("loss"))
-        if loss in PER_ROW_LOSSES and of_the_kind.get("negative_source") == "in_batch":
+        by_row = loss in PER_ROW_LOSSES or given.get("prebatch")
+        if by_row and of_the_kind.get("negative_source") == "in_batch":
             of_the_kind = {**of_the_kind, "negative_source": "unigram"}
         if loss == "pointwise":
             of_the_kind = {**of_the_kind, "negatives_per_row": 3}
@@ -235,6 +241,34 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"published_tables: {sorted(unknown)} are never trained between bundles; see trained_tables"
             )
+        return self
+
+    def check_prebatch(self) -> None:
+        """Refuse a model whose rows cannot be written ahead (ValueError)."""
+        reasons = {
+            "popularity": bool(self.popularity),
+            "own_items": self.own_items > 0,
+            "histories": bool(self.histories),
+            "num_true": self.num_true > 1,
+            "hard_negatives": bool(self.hard_negatives),
+        }
+        asked = [name for name, wanted in reasons.items() if wanted]
+        if asked:
+            raise ValueError(
+                "prebatch: a written row has one positive, one history and the items' attributes of sample "
+                f"time; expected {', '.join(asked)} off, which is not among them; or draw negatives in the "
+                "step"
+            )
+
+    @model_validator(mode="after")
+    def _rows_can_be_written_ahead(self) -> "ModelConfig":
+        if self.prebatch:
+            self.check_prebatch()
+            if self.negative_source == "in_batch":
+                raise ValueError(
+                    "prebatch: writes every row's own negatives, drawn from the corpus; expected "
+                    "negative_source unigram, learned_unigram, log_uniform or uniform, got in_batch"
+                )
         return self
 
     @model_validator(mode="after")

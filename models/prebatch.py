@@ -2,8 +2,8 @@
 
 A row is complete: one positive and its n negatives, each with its attributes as of sample time, and the
 user's history. The item tower can then use every item feature and the training step only parses. What goes on
-changing until the training (counts, the user's own items) is not in a row: check_prebatch() refuses models
-that need it.
+changing until the training (counts, the user's own items) is not in a row: ModelConfig.check_prebatch()
+refuses models that need it.
 
 Shapes: B rows, n negatives, L history, C categories and M numbers of the request, C' and M' of an item.
 """
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.arrays import Float32Array, Int32Array, Int64Array
-from models.model_config import ModelConfig
 from models.samplers import Sampler, per_row_others
 from models.samples import Samples
 
@@ -90,21 +89,4 @@ class SampleProducer:
             categories.reshape(b, places, categories.shape[1]),
             numbers.reshape(b, places, numbers.shape[1]),
             self.sampler.log_expected(items, self.negatives).reshape(b, places),
-        )
-
-
-def check_prebatch(config: ModelConfig) -> None:
-    """Refuse a model whose rows cannot be written ahead (ValueError)."""
-    reasons = {
-        "popularity": bool(config.popularity),
-        "own_items": config.own_items > 0,
-        "histories": bool(config.histories),
-        "num_true": config.num_true > 1,
-        "hard_negatives": bool(config.hard_negatives),
-    }
-    asked = [name for name, wanted in reasons.items() if wanted]
-    if asked:
-        raise ValueError(
-            "prebatch: a written row has one positive, one history and the items' attributes of sample time; "
-            f"expected {', '.join(asked)} off, which is not among them; or draw negatives in the step"
         )

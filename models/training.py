@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -15,7 +18,8 @@ from models.item2vec import item2vec
 from models.item_start import start_new_items
 from models.lookup import Rows
 from models.model_config import PER_ROW_LOSSES
-from models.prebatch import PrebatchedRows, SampleProducer, check_prebatch
+from models.prebatch import PrebatchedRows, SampleProducer
+from models.prebatch_file import read_prebatch, write_prebatch
 from models.prebatch_step import PrebatchStepper
 from models.request_targets import companions
 from models.resampling import resampled
@@ -57,6 +61,8 @@ class Training:
         parts, config = self._parts, self._parts.config
         if len(samples) == 0:
             return float("nan")
+        if config.prebatch:
+            return self._through_file(samples, order, progress)
         order, self.resampled = self._order(samples, order)
         numbers = self._begin(samples)
         sampler = None if config.negative_source == "in_batch" else self._sampler()
@@ -80,10 +86,10 @@ class Training:
         where the loss takes each row's own (Learner.prebatch).
         """
         parts, config = self._parts, self._parts.config
-        check_prebatch(config)
+        config.check_prebatch()
         if len(samples) == 0:
             return
-        order, _ = self._order(samples, order)
+        order, self.resampled = self._order(samples, order)
         producer = SampleProducer(
             self._sampler(),
             config.negatives_per_row,
@@ -95,10 +101,24 @@ class Training:
             history = parts.history.read(batch.user, batch.ts_ms, batch.request, config.history_length)
             yield producer.rows(batch, *history, self.steps + number)
 
+    def _through_file(self, samples: Samples, order: Int64Array | None, progress: Progress | None) -> float:
+        """written() into a file for the time of this call, then prebatched(); the memory does not grow with
+        the rows.
+        """
+        rows = self.written(samples, order)
+        first = next(rows, None)
+        if first is None:  # resampling left nothing
+            return float("nan")
+        origin = f"pass {self.passes}"
+        with TemporaryDirectory(prefix="freshrecall-prebatch-") as directory:
+            path = Path(directory) / "rows.arrow"
+            write_prebatch(path, chain([first], rows), origin)
+            return self.prebatched(lambda: read_prebatch(path, origin), progress)
+
     def prebatched(self, read: Callable[[], Iterable[PrebatchedRows]], progress: Progress | None) -> float:
         """One epoch over written rows (Learner.train_prebatched)."""
         parts, config = self._parts, self._parts.config
-        check_prebatch(config)
+        config.check_prebatch()
         lying = [rows.samples for rows in read()]
         if not sum(map(len, lying)):
             return float("nan")

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from models.model_config import HistoryConfig, ModelConfig
-from models.prebatch import SampleProducer, check_prebatch
+from models.prebatch import SampleProducer
 from models.prebatch_file import PrebatchFileError, read_prebatch, write_prebatch
 from models.samplers import UnigramSampler
 from models.samples import Samples
@@ -194,8 +194,14 @@ def test_a_failed_write_leaves_no_file(tmp_path):
 )
 def test_what_a_row_cannot_hold_is_refused(asked, changes):
     with pytest.raises(ValueError, match=f"expected {asked} off"):
-        check_prebatch(ModelConfig(**changes))
+        ModelConfig(**changes).check_prebatch()
+    with pytest.raises(ValueError, match=f"expected {asked} off"):
+        ModelConfig(prebatch=True, **changes)
 
 
 def test_a_plain_model_may_be_prebatched():
-    check_prebatch(ModelConfig())
+    ModelConfig().check_prebatch()
+    assert ModelConfig(prebatch=True).negative_source == "unigram"
+    assert ModelConfig(prebatch=True, negative_source="uniform").negative_source == "uniform"
+    with pytest.raises(ValueError, match=r"expected negative_source unigram.*got in_batch"):
+        ModelConfig(prebatch=True, negative_source="in_batch")

@@ -9,7 +9,17 @@ from models.learner import Learner
 from models.model_config import PER_ROW_LOSSES
 from models.prebatch_file import read_prebatch, write_prebatch
 from models.prebatch_step import written_candidates
-from tests.models.learning_data import FEATURES, KINDS, Files, catalogue, config, contents, events
+from tests.models.learning_data import (
+    DAY_MS,
+    FEATURES,
+    KINDS,
+    START_MS,
+    Files,
+    catalogue,
+    config,
+    contents,
+    events,
+)
 
 PLAIN = {"hard_negatives": (), "loss": "listwise", "negative_source": "unigram", "negatives_per_row": 5}
 
@@ -57,6 +67,33 @@ def test_every_loss_row_by_row(loss):
     batches = list(ahead.prebatch(same))
     assert ahead.train_prebatched(lambda: batches) == pytest.approx(in_step.train_full(samples), rel=1e-4)
     assert_close(ahead, in_step)
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("two_tower", "softmax"), ("youtube_dnn", "listwise")])
+def test_the_switch_is_writing_and_training_in_one_call(kind, loss, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    changes = {"loss": loss, "prebatch": True, "samples_per_user": 12, "cold_repeats": 2}
+    (by_switch, samples), (by_hand, same) = prepared(kind, **changes), prepared(kind, **changes)
+    path, done = tmp_path / "rows.arrow", []
+    for order in (None, np.random.default_rng(0).permutation(len(samples))):
+        written = write_prebatch(path, by_hand.prebatch(same, order), "b")
+        mean = by_hand.train_prebatched(lambda: read_prebatch(path, "b"))
+        assert by_switch.train_full(samples, order, lambda n, of: done.append((n, of))) == mean
+        assert done[-1] == (written, written)
+        assert by_switch.resampled["capped"] > 0 < by_switch.resampled["repeated"]
+    assert contents(by_switch) == contents(by_hand)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.arrow"]  # its own file is gone
+    hour = events(60, seed=1, start_ms=START_MS + DAY_MS)
+    assert np.isfinite(by_switch.train_incremental(by_switch.prepare(hour, catalogue())))
+    assert Learner.load(Files(by_switch), "m").config.prebatch
+
+
+def test_the_switch_with_nothing_left_to_train():
+    learner, samples = prepared(prebatch=True, popular_threshold=1e-12)
+    before = contents(learner)
+    assert np.isnan(learner.train_full(samples))
+    assert learner.resampled["dropped"] == len(samples)
+    assert contents(learner) == before
 
 
 def test_users_are_capped_and_cold_items_repeated_when_rows_are_written():
