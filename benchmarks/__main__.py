@@ -9,10 +9,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import intake, lookup, search, update
+from benchmarks import intake, lookup, prebatch, search, update
 from benchmarks.measure import surroundings
 
-SUITE = {"lookup": lookup.run, "update": update.run, "intake": intake.run, "search": search.run}
+SUITE = {
+    "lookup": lookup.run,
+    "update": update.run,
+    "prebatch": prebatch.run,
+    "intake": intake.run,
+    "search": search.run,
+}
 LATEST = Path(__file__).parent / "results" / "latest.json"
 
 
