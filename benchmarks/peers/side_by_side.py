@@ -35,16 +35,21 @@ PEERS = ("popularity", *PAIRS)
 TARGETS, SEED = 3000, 7
 """The backtest asks the targets of the smallest hashes: these are among the more of any of its runs."""
 BUDGET: dict[str, dict[str, tuple[str, ...]]] = {
-    KUAIRAND: {"recbole_sasrec": ("--max-epochs", "20"), "recbole_bpr": ("--max-epochs", "40")},
+    KUAIRAND: {
+        "recbole_sasrec": ("--trials", "2", "--max-epochs", "20"),
+        "recbole_bpr": ("--max-epochs", "40"),
+    },
     MOVIETWEETINGS: {
         "": ("--max-refits", "3", "--trials", "4", "--max-epochs", "20"),
-        "rechub_dssm": ("--max-refits", "3", "--trials", "3", "--max-epochs", "20"),
+        "rechub_dssm": ("--max-refits", "3", "--trials", "3", "--max-epochs", "10"),
         "recbole_sasrec": ("--max-refits", "3", "--trials", "2", "--max-epochs", "20"),
         "recbole_bpr": ("--max-refits", "3", "--max-epochs", "40"),
     },
     COMPLETEJOURNEY: {
-        "": ("--newest", "200000", "--max-refits", "2", "--trials", "2", "--max-epochs", "10"),
-        "recbole_sasrec": ("--newest", "40000", "--max-refits", "2", "--trials", "2", "--max-epochs", "5"),
+        "": ("--newest", "200000", "--max-refits", "2", "--trials", "2", "--max-epochs", "5"),
+        "rechub_dssm": ("--newest", "100000", "--max-refits", "2", "--trials", "2", "--max-epochs", "5"),
+        "recbole_sasrec": ("--newest", "20000", "--max-refits", "2", "--trials", "2", "--max-epochs", "5"),
+        "recbole_bpr": ("--newest", "200000", "--max-refits", "2", "--trials", "2", "--max-epochs", "10"),
     },
 }
 """Options of the peers' runs by data set and peer ("": all others), where the usual ones take too long."""
