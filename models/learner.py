@@ -206,14 +206,15 @@ class Learner:
             }
         )
 
-    def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> None:
+    def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> Samples:
         """Take in events that are not trained on: IDs, attributes, histories and popularity move on, no rows
         are trained. New rows get their start (models/item_start.py).
 
-        Same input as prepare(); prepare() = observe() + the samples' features.
+        Same input as prepare(), and the same targets, but without features: they cannot be trained on.
         """
-        self._preparation.take(events, catalogue, with_samples=False)
+        targets = self._preparation.take(events, catalogue, with_samples=False)
         self._start_new_items()
+        return targets
 
     def prepare(self, events: pa.Table, catalogue: CatalogueColumns) -> Samples:
         """Samples of the next events in canonical order; advances IDs, attributes, histories, popularity.

@@ -10,6 +10,7 @@ a user is a sample of nobody known and no part of a history.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -68,8 +69,8 @@ class Preparation:
         self.newest_ms = 0
 
     def take(self, events: pa.Table, catalogue: CatalogueColumns, with_samples: bool) -> Samples:
-        """Take in the events of the kinds above and give the samples of the positives; without samples the
-        answer is empty and numbers are not used up.
+        """Take in the events of the kinds above and give the samples of the positives. without samples: the
+        same targets, but no features (C = M = 0) and no running numbers, which are not used up (-1).
 
         A late event goes into the histories at its own time, where samples made before may meet it. Of a
         (request, item) that is there twice the first event is the sample.
@@ -98,23 +99,31 @@ class Preparation:
             self._count(events, catalogue, item, ts_ms, places)
         self._targets.observe(item[places].astype(np.int64), self._tables.ids["item"].entry_capacity)
         self.newest_ms = max(self.newest_ms, int(ts_ms[places].max(initial=0)))
-        if not with_samples:
-            return Samples.empty(self._features.slots, len(self._features.numbers))
         if len(places) < len(events):
             events = events.take(pa.array(places))
-        columns = self._columns(self._features, events, catalogue)
         samples = Samples(
-            sequence=np.arange(self.samples_made, self.samples_made + len(places), dtype=np.int64),
+            sequence=np.full(len(places), -1, np.int64),
             ts_ms=ts_ms[places],
             user=user[places],
             item=item[places],
             weight=self._weights(events["kind"]),
             request=request[places],
-            categories=self._features.entries(columns, ts_ms[places], self._tables.observe),
-            numbers=self._features.raw_numbers(columns, ts_ms[places]),
+            categories=np.empty((len(places), 0), np.int32),
+            numbers=np.empty((len(places), 0), np.float32),
         )
-        self.samples_made += len(samples)
-        return samples
+        return self._numbered(samples, events, catalogue) if with_samples else samples
+
+    def _numbered(self, targets: Samples, events: pa.Table, catalogue: CatalogueColumns) -> Samples:
+        """Targets with their features and running numbers; events: theirs."""
+        columns = self._columns(self._features, events, catalogue)
+        first = self.samples_made
+        self.samples_made += len(targets)
+        return replace(
+            targets,
+            sequence=np.arange(first, self.samples_made, dtype=np.int64),
+            categories=self._features.entries(columns, targets.ts_ms, self._tables.observe),
+            numbers=self._features.raw_numbers(columns, targets.ts_ms),
+        )
 
     def _count(
         self,

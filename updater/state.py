@@ -114,7 +114,11 @@ class _ModelFiles:
 
 @dataclass
 class TrainingState:
-    """The learners, the popularity counts and the item-to-item channels after some prefix of the archive."""
+    """The learners, the popularity counts and the item-to-item channels after some prefix of the archive.
+
+    Popularity counts the targets of a model that has its positives: a (request, item) once, as in the item
+    vectors. Where none has (their positives differ, popularity has all of them), it counts every event.
+    """
 
     learners: dict[str, Learner]
     popularity: Popularity
@@ -168,20 +172,21 @@ class TrainingState:
         changes: Changes = {}
         for name, learner in self.learners.items():
             samples = learner.prepare(events, catalogue)
+            self._count_targets(name, samples)
             learner.train_incremental(samples, everything=everything)
             removed = learner.expire(end_ms)
             changes[name] = table_changes(learner.touched(), removed)
             learner.clear_touched()
-        self.observe_popularity(events)
+        self._count_events(events)
         self.channels.observe(events)
         self.channels.expire(end_ms)
         return changes
 
     def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> None:
         """Take events in without training on them: IDs, histories, popularity and channels move on."""
-        for learner in self.learners.values():
-            learner.observe(events, catalogue)
-        self.observe_popularity(events)
+        for name, learner in self.learners.items():
+            self._count_targets(name, learner.observe(events, catalogue))
+        self._count_events(events)
         self.channels.observe(events)
 
     def retrain(
@@ -201,6 +206,8 @@ class TrainingState:
         trained = {}
         for name, learner in self.learners.items():
             parts = [learner.prepare(events, known) for events, known in stretches]
+            for part in parts:
+                self._count_targets(name, part)
             samples = Samples.concatenate(parts)
             loss = _epochs(name, learner, samples, order, first, progress)
             newest = np.arange(max(0, len(samples) - queries), len(samples))
@@ -208,15 +215,30 @@ class TrainingState:
             learner.expire(end_ms)
             learner.rebase(end_ms)
         for events, _ in stretches:
-            self.observe_popularity(events)
+            self._count_events(events)
             self.channels.observe(events)
         self.channels.expire(end_ms)
         self.channels.settle()
         self.forget_unpopular(end_ms)
         return trained
 
-    def observe_popularity(self, events: pa.Table) -> None:
-        """Count the positive events of an interval (EVENT_SCHEMA columns item_id, kind, ts_ms)."""
+    @property
+    def _counted_by(self) -> str | None:
+        """The model whose targets popularity counts; None = every event counts."""
+        same = (n for n, one in self.learners.items() if set(one.config.positives) == set(self.positives))
+        return next(same, None)
+
+    def _count_targets(self, name: str, targets: Samples) -> None:
+        """Count the targets of model `name`, if it is the one; before the model may expire their items."""
+        if name == self._counted_by:
+            self.popularity.observe(self.learners[name].target_keys(targets), targets.ts_ms)
+
+    def _count_events(self, events: pa.Table) -> None:
+        """Count the positive events (EVENT_SCHEMA columns item_id, kind, ts_ms) where no model has the same
+        positives.
+        """
+        if self._counted_by is not None:
+            return
         positive = events.filter(
             pc.and_(
                 pc.is_in(events["kind"], pa.array(self.positives, pa.string())),

@@ -263,9 +263,11 @@ def test_item_attributes_by_entry_and_read_again_after_a_change_and_a_removal():
 def test_taking_without_samples_leaves_the_same_state():
     rows = random_events(120, 9)
     with_samples, without = World(), World()
-    with_samples.take(rows)
-    nothing = without.take(rows, with_samples=False)
-    assert (len(nothing), nothing.categories.shape, nothing.numbers.shape) == (0, (0, 8), (0, 1))
+    samples, targets = with_samples.take(rows), without.take(rows, with_samples=False)
+    for name in ("user", "item", "ts_ms", "request", "weight"):
+        assert getattr(targets, name).tolist() == getattr(samples, name).tolist(), name
+    assert (targets.categories.shape[1], targets.numbers.shape[1]) == (0, 0)
+    assert set(targets.sequence.tolist()) == {-1}
     assert without.preparation.samples_made == 0
     assert without.preparation.events_taken == with_samples.preparation.events_taken
     hour = random_events(40, 10)
