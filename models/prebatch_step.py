@@ -22,6 +22,7 @@ class PrebatchStepper(Stepper):
     def __init__(self, parts: ModelParts, rows: PrebatchedRows) -> None:
         super().__init__(parts)
         self._rows = rows
+        self._first, self._places = distinct_items(rows)
 
     def _drawn(
         self,
@@ -32,7 +33,7 @@ class PrebatchStepper(Stepper):
         plan: StepPlan,
         number: int,
     ) -> Candidates:
-        return written_candidates(self._parts.config, self._rows)
+        return written_candidates(self._parts.config, self._rows, self._first, self._places)
 
     def _read(self, history: HistoryTable, batch: Samples, length: int) -> tuple[Int32Array, Int32Array]:
         if self._rows.history.shape[1] != length:
@@ -44,24 +45,39 @@ class PrebatchStepper(Stepper):
 
     def _attributes(self, entries: Int64Array, plan: StepPlan) -> tuple[Int32Array, Float32Array]:
         categories, numbers = self._rows.item_categories, self._rows.item_numbers
-        flat = numbers.reshape(len(entries), numbers.shape[2])
         return (
-            categories.reshape(len(entries), categories.shape[2]),
-            self._parts.item_features.standardised(flat),
+            categories.reshape(-1, categories.shape[2])[self._first],
+            self._parts.item_features.standardised(numbers.reshape(-1, numbers.shape[2])[self._first]),
         )
 
 
-def written_candidates(config: ModelConfig, rows: PrebatchedRows) -> Candidates:
-    """The candidates that written rows name. Entries are as in the rows, an item once for each of its places:
-    its attributes may have changed between two rows.
+def distinct_items(rows: PrebatchedRows) -> tuple[Int64Array, Int64Array]:
+    """The items of B rows, once each, so that a tower encodes what is drawn often once: (first int64[U] place
+    of each in the flat items, places int64[B, 1 + n] of the rows' items among the U).
+
+    An item whose attributes differ between two rows, as they may have changed, is there once for each.
     """
     items = rows.items
+    attributes = [
+        np.ascontiguousarray(held).view(np.int32).reshape(items.size, held.shape[2])
+        for held in (rows.item_categories, rows.item_numbers)
+    ]
+    joined = np.concatenate([items.reshape(-1, 1).astype(np.int32), *attributes], axis=1)
+    as_one = joined.view(np.dtype((np.void, joined.shape[1] * joined.itemsize))).ravel()
+    _, first, places = np.unique(as_one, return_index=True, return_inverse=True)
+    return first, places.reshape(items.shape)
+
+
+def written_candidates(
+    config: ModelConfig, rows: PrebatchedRows, first: Int64Array, places: Int64Array
+) -> Candidates:
+    """The candidates that written rows name; first, places: their distinct_items()."""
+    items = rows.items
     b, n = items.shape
-    places = np.arange(items.size).reshape(b, n)
     correct = config.logq and config.loss in ("softmax", "nce")
     log_expected = rows.log_expected if correct else np.zeros((b, n), np.float32)
     return Candidates(
-        entries=items.ravel(),
+        entries=items.ravel()[first],
         positive=places[:, :1],
         known=np.ones((b, 1), np.bool_),
         shared=np.empty(0, np.int64),

@@ -8,7 +8,7 @@ import pytest
 from models.learner import Learner
 from models.model_config import PER_ROW_LOSSES
 from models.prebatch_file import read_prebatch, write_prebatch
-from models.prebatch_step import written_candidates
+from models.prebatch_step import distinct_items, written_candidates
 from tests.models.learning_data import (
     DAY_MS,
     FEATURES,
@@ -110,11 +110,28 @@ def test_users_are_capped_and_cold_items_repeated_when_rows_are_written():
 def test_losses_over_shared_negatives_take_the_rows_own_ones(loss):
     learner, samples = prepared(loss=loss)
     batches = list(learner.prebatch(samples))
-    found = written_candidates(learner.config, batches[0])
+    found = written_candidates(learner.config, batches[0], *distinct_items(batches[0]))
     np.testing.assert_array_equal(found.log_expected_rows, batches[0].log_expected[:, 1:])
     np.testing.assert_array_equal(found.log_expected_positive, batches[0].log_expected[:, :1])
     losses = [learner.train_prebatched(lambda: batches) for _ in range(4)]
     assert losses[-1] < losses[0]
+
+
+def test_an_item_is_encoded_once_for_each_of_its_forms():
+    learner, samples = prepared()
+    rows = next(learner.prebatch(samples))
+    first, places = distinct_items(rows)
+    assert len(first) == len(np.unique(rows.items)) < rows.items.size
+    np.testing.assert_array_equal(rows.items.ravel()[first][places], rows.items)
+    item = rows.items[0, 0]
+    at = np.argwhere(rows.items == item)
+    rows.item_categories[tuple(at[-1])] += 1  # another colour since
+    first, places = distinct_items(rows)
+    assert len(first) == len(np.unique(rows.items)) + 1
+    for name in ("item_categories", "item_numbers"):
+        held = getattr(rows, name)
+        np.testing.assert_array_equal(held.reshape(rows.items.size, -1)[first][places], held)
+    assert places[tuple(at[-1])] != places[tuple(at[0])]
 
 
 def test_rows_keep_what_was_true_when_they_were_written():
