@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.findings.data import NAMES
+from benchmarks.findings.experiments import SHOWN
 from benchmarks.findings.figures import UNKNOWN, table
 from benchmarks.peers.pairs import METRIC, PAIRS, SCOPES
 
@@ -69,11 +70,11 @@ def _intro(records: Sequence[Record]) -> str:
     versions = {name: number for one in _scored(records) for name, number in one["versions"].items()}
     shown = [f"{name} {versions[name]}" for name in ("torch-rechub", "recbole", "torch") if name in versions]
     return (
-        f"Other projects' models ({', '.join(shown) or UNKNOWN}) and the ones here, updated hourly, "
-        "asked\nthe same targets. The peers see what their examples see (user, item, newest 50 of the "
-        "history), are tuned on the stretch\nbefore the test window and refitted within it; the models here "
-        "read features and counts as well. Differences are paired,\nwith 95% bootstrap intervals by user. "
-        "From `benchmarks/results/peers.json`\n(`python -m benchmarks.peers.side_by_side --help`)."
+        f"Models of other projects ({', '.join(shown) or UNKNOWN}) and the ones here\n"
+        f"(`{SHOWN}`), asked the same targets. The peers see what their examples see (user, item, newest\n"
+        "50 of the history), are tuned on the stretch before the test window and refitted within it; the\n"
+        "models here read features and counts as well. Differences are paired, with 95% bootstrap\n"
+        "intervals by user. From `benchmarks/results/peers.json` (`python -m benchmarks.peers.side_by_side`)."
     )
 
 
