@@ -25,7 +25,7 @@ FEATURES = (
 def run() -> list[Result]:
     """One pass of a two tower over 4,096 samples of full histories of 50, ten negatives a row, one thread."""
     torch.set_num_threads(1)
-    config = ModelConfig(loss="listwise", positives=("click",))
+    config = ModelConfig(loss="listwise", positives=("click",), popularity=(), own_items=0)
     (in_step, samples), (ahead, same), (switched, through) = (
         _prepared(one) for one in (config, config, config.model_copy(update={"prebatch": True}))
     )

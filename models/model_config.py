@@ -40,6 +40,9 @@ _OF_THE_KIND: dict[str, dict[str, Any]] = {
 }
 PER_ROW_LOSSES = ("pointwise", "pairwise_hinge", "pairwise_logistic", "listwise")
 """Losses over each row's own negatives; the others share theirs in a step."""
+_NOT_IN_A_ROW = ("popularity", "own_items", "histories", "num_true", "hard_negatives")
+"""What a row that is written ahead cannot hold: a kind's defaults give way to prebatch, what is asked for is
+refused."""
 
 
 class ModelConfig(BaseModel):
@@ -204,6 +207,8 @@ class ModelConfig(BaseModel):
             return given
         of_the_kind = _OF_THE_KIND.get(given.get("kind", "two_tower"), {})
         loss = given.get("loss", of_the_kind.get("loss"))
+        if given.get("prebatch"):
+            of_the_kind = {name: one for name, one in of_the_kind.items() if name not in _NOT_IN_A_ROW}
         by_row = loss in PER_ROW_LOSSES or given.get("prebatch")
         if by_row and of_the_kind.get("negative_source") == "in_batch":
             of_the_kind = {**of_the_kind, "negative_source": "unigram"}

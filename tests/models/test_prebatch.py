@@ -200,7 +200,9 @@ def test_what_a_row_cannot_hold_is_refused(asked, changes):
 
 
 def test_a_plain_model_may_be_prebatched():
-    ModelConfig().check_prebatch()
+    ModelConfig(popularity=(), own_items=0).check_prebatch()
+    ebr = ModelConfig(kind="ebr", prebatch=True)  # a kind's defaults give way
+    assert (ebr.hard_negatives, ebr.negatives_per_row) == ((), 20)
     assert ModelConfig(prebatch=True).negative_source == "unigram"
     assert ModelConfig(prebatch=True, negative_source="uniform").negative_source == "uniform"
     with pytest.raises(ValueError, match=r"expected negative_source unigram.*got in_batch"):

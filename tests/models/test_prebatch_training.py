@@ -21,7 +21,10 @@ from tests.models.learning_data import (
     events,
 )
 
-PLAIN = {"hard_negatives": (), "loss": "listwise", "negative_source": "unigram", "negatives_per_row": 5}
+PLAIN = {
+    "hard_negatives": (), "popularity": (), "own_items": 0, "loss": "listwise", "negative_source": "unigram",
+    "negatives_per_row": 5,
+}  # fmt: skip
 
 
 def prepared(kind="two_tower", **changes):
