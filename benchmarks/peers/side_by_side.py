@@ -36,13 +36,13 @@ TARGETS, SEED = 3000, 7
 """The backtest asks the targets of the smallest hashes: these are among the more of any of its runs."""
 BUDGET: dict[str, dict[str, tuple[str, ...]]] = {
     KUAIRAND: {
-        "recbole_sasrec": ("--max-refits", "4", "--trials", "1", "--max-epochs", "10"),
+        "recbole_sasrec": ("--max-refits", "4", "--trials", "2", "--max-epochs", "5"),
         "recbole_bpr": ("--max-epochs", "40"),
     },
     MOVIETWEETINGS: {
         "": ("--max-refits", "3", "--trials", "4", "--max-epochs", "20"),
         "rechub_dssm": ("--max-refits", "3", "--trials", "3", "--max-epochs", "10"),
-        "recbole_sasrec": ("--max-refits", "3", "--trials", "1", "--max-epochs", "10"),
+        "recbole_sasrec": ("--max-refits", "3", "--trials", "2", "--max-epochs", "5"),
         "recbole_bpr": ("--max-refits", "3", "--max-epochs", "40"),
     },
     COMPLETEJOURNEY: {
