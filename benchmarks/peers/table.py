@@ -85,8 +85,12 @@ def _about(records: Sequence[Record]) -> Iterable[str]:
             continue
         n = {one["scope"]: one["n"] for one in scored}
         once = {one["name"].partition(".")[0]: one["params"] for one in scored}
-        given = "; ".join(f"{TITLES[name]} {_budget(once[name])}" for name in PAIRS if name in once)
-        yield f"- {data}: {n['all']:,} targets, {n['new']:,} of them new to their user. {given}."
+        given = [f"{TITLES[name]} {_budget(once[name])}" for name in PAIRS if name in once]
+        yield (
+            f"- {data}: {n['all']:,} targets, {n['new']:,} of them new to their user"
+            + "; ".join(["", *given])
+            + "."
+        )
 
 
 def _budget(params: Record) -> str:
