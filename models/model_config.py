@@ -25,7 +25,18 @@ HardNegativeSource = Literal["online", "offline", "rejects"]
 
 # What differs by kind: measured (docs/models.md), or the published form of the model (spec in its module).
 _OF_THE_KIND: dict[str, dict[str, Any]] = {
-    "two_tower": {"negative_source": "in_batch"},
+    "two_tower": {
+        "negative_source": "unigram",
+        "negatives": 1024,
+        "batch_size": 256,
+        "tau": 0.5,
+        "lr_rows": 0.02,
+        "lr_rows_incremental": 0.01,
+        "lr_dense": 0.003,
+        "epochs_first": 1,
+        "popularity": ({"half_life_h": 12.0}, {"half_life_h": 48.0}, {"half_life_h": 168.0}),
+        "own_items": 50,
+    },
     "youtube_dnn": {"lr_rows": 0.3, "tau": 1.0},
     "dssm": {"loss": "listwise", "negative_source": "uniform", "negatives_per_row": 10},
     "ebr": {

@@ -91,8 +91,8 @@ NO_COUNTS: Mapping[str, Any] = {"every_model.popularity": []}
 
 GROUPS = {
     MOVIETWEETINGS: (
-        "models", "claims", "intervals", "logq", "samplers", "losses", "hard negatives", "training", "inputs",
-        "popularity", "history", "features",
+        "models", "claims", "hourly steps", "intervals", "logq", "samplers", "losses", "hard negatives",
+        "training", "inputs", "popularity", "history", "features",
     ),
     COMPLETEJOURNEY: ("models", "claims", "intervals", "logq", "inputs", "popularity", "own items"),
 }  # fmt: skip
@@ -119,6 +119,7 @@ def _all(data: str) -> tuple[Experiment, ...]:
         Experiment("claims/with counts", data, strategies=UPDATES),
         Experiment("claims/without counts", data, strategies=UPDATES, changes=NO_COUNTS),
         *_intervals(data),
+        *_hourly_steps(data),
         *_training(data),
         *_inputs(data),
     )
@@ -132,6 +133,18 @@ def _intervals(data: str) -> tuple[Experiment, ...]:
             against="" if length == lengths[0] else f"intervals/{lengths[0]}",
         )
         for length in lengths
+    )  # fmt: skip
+
+
+def _hourly_steps(data: str) -> tuple[Experiment, ...]:
+    """How far the rows move in the hour, beside fresh popularity alone (daily_live)."""
+    return tuple(
+        Experiment(
+            f"hourly steps/{size}", data, strategies=("daily_live", "hourly", "hourly_items"),
+            changes={"models.two_tower.lr_rows_incremental": size},
+            against="" if size == 0.05 else "hourly steps/0.05",
+        )
+        for size in (0.05, 0.01)
     )  # fmt: skip
 
 
@@ -194,7 +207,8 @@ def _training(data: str) -> tuple[Experiment, ...]:
 
 def _inputs(data: str) -> tuple[Experiment, ...]:
     """What the towers read."""
-    row_only, history_only = {"use_history": False}, {"user_row": False}
+    row_only = {"user_row": True, "use_history": False}
+    history_only = {"user_row": False, "use_history": True}
     without = "inputs/user row and history, without counts"
     return (
         _variant("inputs/user row", data, row_only, "models/two_tower"),

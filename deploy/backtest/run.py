@@ -77,7 +77,7 @@ def backtest(question: Question, progress: Progress = lambda what, done, of: Non
     catalogue = catalogue_columns(question.items, question.users)
     before = stream.between(None, question.start_ms)
     settings = settings_of(
-        question.config, question.channels, question.positives, catalogue, before["scene"].combine_chunks(),
+        question.config, question.channels, question.positives, catalogue, before,
         question.day_timezone, question.interval, question.training_seed,
     )  # fmt: skip
     torch.set_num_threads(settings.threads)

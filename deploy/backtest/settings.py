@@ -6,22 +6,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from deploy.backtest.derived import derived_features, derived_model
 from deploy.config import Config
 from deploy.config_load import DEFAULT_FILE, load
 from deploy.errors import StartError
 from models.catalogue_columns import CatalogueColumns
 from models.item_to_item import ItemToItemConfig
-from models.model_config import FeatureConfig, Kind, ModelConfig
+from models.model_config import Kind, ModelConfig
 from updater.state import Recipe
 
 POPULARITY, OWN_ITEMS = "popularity", "own_items"
-FEW_VALUES = 200
-"""A column of no more distinct values is a category, whatever its type."""
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -50,22 +48,25 @@ def settings_of(
     channels: Sequence[str],
     positives: Sequence[str],
     catalogue: CatalogueColumns,
-    scenes: pa.Array,
+    before: pa.Table,
     day_timezone: str | None = None,
     interval: str | None = None,
     training_seed: int | None = None,
 ) -> Settings:
     """Settings of the channels asked for. Models learn from the kinds that are targets.
 
-    Without a file (also no ./freshrecall.toml) features come from the tables: see `derived_features`; a
-    channel that the configuration has no model for is one of the kind it is named after.
+    Without a file (also no ./freshrecall.toml) features and the settings of models come from the tables
+    (deploy/backtest/derived.py; before: events before the start). A channel that the configuration has no
+    model for is one of the kind it is named after.
     Raises ConfigError, and StartError for an unknown channel.
     """
     config = load(Config, file)
     zone = day_timezone or config.schedule.day_timezone
     features = config.features
+    derived: dict[str, Any] | None = None
     if file is None and not DEFAULT_FILE.exists() and not features:
-        features = derived_features(catalogue, scenes)
+        features = derived_features(catalogue, before["scene"].combine_chunks())
+        derived = derived_model(before, positives, catalogue, features)
     models: dict[str, ModelConfig] = {}
     item_channels: dict[str, ItemToItemConfig] = {}
     kinds = get_args(ItemToItemConfig.model_fields["kind"].annotation)
@@ -76,9 +77,9 @@ def settings_of(
             own = config.channels.get(name) or ItemToItemConfig.model_validate({"kind": name})
             item_channels[name] = own.model_copy(update={"positives": tuple(positives)})
             continue
-        given = config.models.get(name)
+        given = config.models.get(name) if derived is None else None
         if given is None and name in get_args(Kind):
-            given = ModelConfig.model_validate({"kind": name, "day_timezone": zone})
+            given = ModelConfig.model_validate({"kind": name, "day_timezone": zone, **(derived or {})})
         if given is None:
             known = [*config.models, *config.channels, POPULARITY, OWN_ITEMS, *kinds, *get_args(Kind)]
             raise StartError(f"channels: expected some of {', '.join(dict.fromkeys(known))}, got {name!r}")
@@ -102,30 +103,3 @@ def settings_of(
 def with_models(recipe: Recipe, models: dict[str, ModelConfig]) -> Recipe:
     """The recipe with other models."""
     return replace(recipe, models=models)
-
-
-def derived_features(catalogue: CatalogueColumns, scenes: pa.Array) -> tuple[FeatureConfig, ...]:
-    """Features from the tables' columns: few values are a category, other numbers a number with its log.
-
-    Left out: columns of one value, and those with a value of its own for more than half of the rows (IDs,
-    titles). Hour and weekday always; the scene if there is more than one.
-    """
-    found = []
-    for source, table in (("item", catalogue.items), ("user", catalogue.users)):
-        for name in table.column_names[1:]:
-            column = table[name].drop_null()
-            if pa.types.is_list(column.type):
-                continue
-            distinct = pc.count_distinct(column).as_py()
-            numeric = not pa.types.is_string(column.type)
-            if distinct < 2:
-                continue
-            if distinct <= FEW_VALUES or (not numeric and distinct <= len(table) // 2):
-                found.append(FeatureConfig(name=name, source=source))
-            elif numeric and (pa.types.is_floating(column.type) or distinct <= len(table) // 2):
-                found.append(FeatureConfig(name=name, source=source, kind="number", transforms=("log",)))
-    if pc.count_distinct(scenes).as_py() > 1:
-        found.append(FeatureConfig(name="scene", source="context"))
-    found.append(FeatureConfig(name="hour_of_day", source="time"))
-    found.append(FeatureConfig(name="day_of_week", source="time"))
-    return tuple(found)

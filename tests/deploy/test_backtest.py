@@ -19,13 +19,12 @@ from deploy.backtest.plan import Step
 from deploy.backtest.ranking import ranked
 from deploy.backtest.replay import Answer
 from deploy.backtest.run import Question, backtest
-from deploy.backtest.settings import derived_features, interval_of
+from deploy.backtest.settings import interval_of
 from deploy.backtest.snapshot import Snapshot
 from deploy.backtest.strategies import STRATEGIES
 from deploy.backtest.targets import targets_of
 from deploy.cli import app
 from deploy.errors import StartError
-from models.catalogue_columns import CatalogueColumns
 from models.model_config import ModelConfig
 from tests.deploy.backtest_data import HOUR, POSITIVES, START, event_table, write_tables
 from tests.updater.world import CONFIG, EMPTY, RECIPE, World
@@ -284,30 +283,6 @@ def test_strategies_name_the_tables_their_steps_move() -> None:
     assert STRATEGIES["hourly_items"].configured(shared).trained_tables == ("user", "item")
     everywhere = ModelConfig(trained_tables=("user", "item"))
     assert STRATEGIES["daily"].configured(everywhere) is everywhere
-
-
-def test_features_are_derived_from_the_columns() -> None:
-    n = 1000
-    items = pa.table(
-        {
-            "item_id": [f"i{k}" for k in range(n)],
-            "author": np.arange(n),  # a value of its own for every row
-            "price": np.arange(n) / 7,
-            "fans": np.arange(n) % 300,
-            "kind": [f"k{k % 5}" for k in range(n)],
-            "title": [f"title {k}" for k in range(n)],
-            "same": ["x"] * n,
-        }
-    )
-    found = derived_features(CatalogueColumns(items=items), pa.array(["feed", "feed"]))
-    kinds = {(feature.source, feature.name): feature.kind for feature in found}
-    assert kinds == {
-        ("item", "price"): "number",
-        ("item", "fans"): "number",
-        ("item", "kind"): "category",
-        ("time", "hour_of_day"): "category",
-        ("time", "day_of_week"): "category",
-    }
 
 
 def test_refusals_say_what_is_there(tmp_path: Path) -> None:

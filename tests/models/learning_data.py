@@ -68,6 +68,7 @@ def config(kind="two_tower", **changes):
     small = {
         "dim": 16, "id_dim": 16, "hidden": (16,), "history_length": 6, "batch_size": 64,
         "batch_size_incremental": 16, "negatives": 32, "positives": ("purchase",), "epochs_first": 1,
+        "popularity": (), "own_items": 0,
     }  # fmt: skip
     return ModelConfig(kind=kind, **{**small, **changes})
 

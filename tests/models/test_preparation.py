@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, **changes):
         given = {"dim": 8, "id_dim": 8, "hidden": (8,), "history_length": 3, "positives": ("click", "like"),
-                 "weights": {"like": 2.0}, "histories": HISTORIES}  # fmt: skip
+                 "weights": {"like": 2.0}, "histories": HISTORIES, "own_items": 0}  # fmt: skip
         self.config = ModelConfig(**{**given, **changes})
         self.features = FeatureColumns(FEATURES, ("user", "context", "time"), "UTC")
         self.tables = Tables(self.config, FEATURES)
