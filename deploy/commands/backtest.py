@@ -50,7 +50,7 @@ def run(
     """Replay past events in event time, test first, then train, and compare update strategies.
 
     Training goes through the code of `consume` and `schedule`, in memory. Without a configuration every
-    channel is a model of the kind it names, and the features come from the tables' columns.
+    channel is a model of the kind it names, with features and counts read off the tables before the start.
 
     [bold]Example[/]
 

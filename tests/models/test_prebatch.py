@@ -194,7 +194,7 @@ def test_a_failed_write_leaves_no_file(tmp_path):
 )
 def test_what_a_row_cannot_hold_is_refused(asked, changes):
     with pytest.raises(ValueError, match=f"expected {asked} off"):
-        ModelConfig(**changes).check_prebatch()
+        ModelConfig(**{"popularity": (), "own_items": 0, **changes}).check_prebatch()
     with pytest.raises(ValueError, match=f"expected {asked} off"):
         ModelConfig(prebatch=True, **changes)
 
