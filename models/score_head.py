@@ -13,7 +13,8 @@ class ScoreHead(nn.Module):
     """score = similarity + tau * (sum_p w_p(side) * popularity_p + own(features)).
 
     Both start from what is known before any training: popularity counts with the mean of its dims for
-    everyone, an own item as any other item. offset [1]: the constant c of the pointwise loss's logit.
+    everyone, an own item as any other item. offset [1]: the constant c of the logits of losses
+    pointwise and nce, which no answer reads.
     own_features: F, or 0 for a model without own items.
     """
 

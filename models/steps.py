@@ -263,11 +263,27 @@ class Stepper:
         hit = torch.cat([shared_hit, rows_hit], dim=1)
         corrected = positive - expected_positive
         if config.loss == "nce":
-            return nce_loss(corrected[:, 0], negative, hit, weight_B)
+            offset = self._normaliser(negative, hit)
+            return nce_loss(corrected[:, 0] + offset, negative + offset, hit, weight_B)
         known = torch.from_numpy(candidates.known) if config.num_true > 1 else None
         return corrected_softmax(
             corrected if known is not None else corrected[:, 0], negative, hit, weight_B, known
         )
+
+    def _normaliser(self, negative_BK: Tensor, hit_BK: Tensor) -> Tensor:
+        """The constant c [1] of NCE's log p = s + c, which only training reads.
+
+        It starts at minus the log partition as the first batch estimates it (sum of exp(s) / expected count):
+        from 0 a bounded similarity could not come down to a log p, and popularity would be unlearned instead.
+        """
+        offset: Tensor = self._parts.model.head.offset
+        if not offset.any():
+            with torch.no_grad():
+                log_partition_B = negative_BK.masked_fill(hit_BK, float("-inf")).logsumexp(1)
+                there = log_partition_B.isfinite()
+                if there.any():
+                    offset.copy_(-log_partition_B[there].mean())
+        return offset
 
     def _scores(
         self, batch: Samples, candidates: Candidates, inputs: UserInputs, u_BD: Tensor, v_UD: Tensor

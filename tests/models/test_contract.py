@@ -8,6 +8,7 @@ import pytest
 
 from models.learner import Learner, PublishedModel
 from models.moments import one_moment
+from models.retrieve import dense_scores
 from tests.models.learning_data import (
     DAY_MS,
     FEW,
@@ -162,6 +163,21 @@ def test_item_rows_ship_re_encoded_vectors_when_configured(kind):
     assert len(changed)
     assert set(changed) <= set(places)
     assert learner.save()["table.item"]["weights"][0].tobytes() == cold.tobytes()
+
+
+def test_nce_fits_log_probabilities_with_its_constant():
+    learner = Learner.fresh(config(loss="nce", popularity=({"half_life_h": 12},), tau=0.5), FEW)
+    samples = learner.prepare(events(2000), catalogue())
+    for _ in range(3):
+        learner.train_full(samples)
+    keys, vectors = learner.item_vectors()
+    newest = samples.take(np.arange(len(samples) - 100, len(samples)))
+    scores = dense_scores(learner.queries(learner.moments(newest)), keys, vectors)
+    log_partition = np.log(np.exp(scores / 0.5).sum(1)).mean()
+    constant = float(learner.save()["dense"]["weight.head.offset"][0])
+    # exp(s + c) sums to about one: counts grow while the one constant is fitted to the whole day.
+    assert constant == pytest.approx(-log_partition, rel=0.3)
+    assert learner.save()["dense"]["weight.head.popularity.bias"][0] > 0.3  # popular items stay likely
 
 
 @pytest.mark.parametrize(
