@@ -85,6 +85,8 @@ CLAIMS = (
 )
 
 INTERVALS = {KUAIRAND: ("1d", "6h", "1h", "10m", "1m")}
+FORMER_STEP: Mapping[str, Any] = {"models.two_tower.lr_rows_incremental": 0.05}
+"""Groups that compare among themselves keep the step of the hour that they were measured with."""
 NO_COUNTS: Mapping[str, Any] = {"every_model.popularity": []}
 """Without popularity counts in the item vectors: what the rows alone can do."""
 
@@ -150,14 +152,23 @@ def _hourly_steps(data: str) -> tuple[Experiment, ...]:
 
 def _training(data: str) -> tuple[Experiment, ...]:
     """Losses, samplers, corrections, negatives."""
+    former, bare = FORMER_STEP, {**NO_COUNTS, **FORMER_STEP}
     in_batch = {"negative_source": "in_batch"}
     uncorrected = {**in_batch, "logq": False}
     return (
-        _variant("logq/off, without counts", data, uncorrected, shared=NO_COUNTS),
-        _variant("logq/on, without counts", data, in_batch, "logq/off, without counts", shared=NO_COUNTS),
-        _variant("logq/off", data, uncorrected),
-        _variant("logq/on", data, in_batch, "logq/off"),
-        _variant("samplers/count^0.75", data, {"negative_source": "unigram", "negative_power": 0.75}),
+        _variant("logq/off, without counts", data, uncorrected, shared=bare),
+        _variant(
+            "logq/on, without counts",
+            data,
+            in_batch,
+            "logq/off, without counts",
+            shared=bare,
+        ),
+        _variant("logq/off", data, uncorrected, shared=former),
+        _variant("logq/on", data, in_batch, "logq/off", shared=former),
+        _variant(
+            "samplers/count^0.75", data, {"negative_source": "unigram", "negative_power": 0.75}, shared=former
+        ),
         *_variants(
             "samplers",
             data,
@@ -169,10 +180,11 @@ def _training(data: str) -> tuple[Experiment, ...]:
                 "in batch": in_batch,
             },
             "samplers/count^0.75",
+            shared=former,
         ),
-        _variant("losses/softmax", data, {"loss": "softmax"}),
+        _variant("losses/softmax", data, {"loss": "softmax"}, shared=former),
         *(
-            _variant(f"losses/{loss}", data, {"loss": loss}, "losses/softmax")
+            _variant(f"losses/{loss}", data, {"loss": loss}, "losses/softmax", shared=former)
             for loss in ("nce", "pointwise", "pairwise_hinge", "pairwise_logistic", "listwise")
         ),
         _variant("hard negatives/none", data, {"hard_negatives": []}, model="ebr"),
@@ -259,10 +271,11 @@ def _counts(data: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _variants(
-    group: str, data: str, changes: Mapping[str, Mapping[str, Any]], against: str, model: str = "two_tower"
-) -> tuple[Experiment, ...]:
+    group: str, data: str, changes: Mapping[str, Mapping[str, Any]], against: str, model: str = "two_tower",
+    shared: Mapping[str, Any] | None = None,
+) -> tuple[Experiment, ...]:  # fmt: skip
     return tuple(
-        _variant(f"{group}/{name}", data, change, against, model) for name, change in changes.items()
+        _variant(f"{group}/{name}", data, change, against, model, shared) for name, change in changes.items()
     )
 
 
