@@ -79,6 +79,17 @@ def _markdown_lines(model: type[BaseModel], path: str) -> Iterator[str]:
             row = (f"`{name}`", _type_name(field.annotation), _default(field), field.description or "")
             yield "| " + " | ".join(_escaped(cell) for cell in row) + " |"
         yield ""
+    by_kind = getattr(model, "defaults_by_kind", {})
+    if by_kind:
+        yield "Where nothing is given, some kinds have defaults of their own:"
+        yield ""
+        yield "| kind | defaults |"
+        yield "|---|---|"
+        for kind, defaults in by_kind.items():
+            if defaults:
+                given = ", ".join(f"{key} = {_toml_value(value)}" for key, value in defaults.items())
+                yield f"| `{kind}` | {_escaped(f'`{given}`')} |"
+        yield ""
     for name, field in model.model_fields.items():
         section = _section(field)
         if section is not None:

@@ -1,6 +1,7 @@
 """Configuration of one recall model."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -60,6 +61,7 @@ class ModelConfig(BaseModel):
     """Hyper-parameters of one recall model; the defaults were chosen by measurement (docs/models.md)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    defaults_by_kind: ClassVar[Mapping[str, Mapping[str, Any]]] = _OF_THE_KIND
 
     kind: Kind = Field(default="two_tower", description="Which model (A1 to A5, A8, or sequence).")
     dim: int = Field(default=64, ge=4, multiple_of=4, description="Width D of user and item vectors.")

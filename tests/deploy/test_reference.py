@@ -6,7 +6,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from deploy import reference
+from deploy.config import Config
 from deploy.config_load import load
+from models.model_config import ModelConfig
 
 
 class Tower(BaseModel):
@@ -60,3 +62,11 @@ def test_the_generated_part_of_a_page_is_kept_current(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(ValueError, match="expected the two lines"):
         reference.write(page, Whole)
+
+
+def test_defaults_of_a_kind_are_listed() -> None:
+    text = reference.as_markdown(Config)
+    two_tower = ModelConfig(kind="two_tower")
+    row = next(line for line in text.splitlines() if line.startswith("| `two_tower` |"))
+    assert f"tau = {two_tower.tau}" in row
+    assert f"own_items = {two_tower.own_items}" in row
