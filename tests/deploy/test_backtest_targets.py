@@ -83,7 +83,9 @@ def test_what_came_before_is_earlier_and_of_other_requests(table: pa.Table, targ
 def test_the_observer_reads_the_same_histories() -> None:
     table = event_table(shared=False)
     targets = targets_of(event_stream(table).events, POSITIVES)
-    config = ModelConfig(positives=POSITIVES, history_length=HISTORY, dim=8, id_dim=8, hidden=(8,))
+    config = ModelConfig(
+        positives=POSITIVES, history_length=HISTORY, own_items=0, dim=8, id_dim=8, hidden=(8,)
+    )
     observer = Observer(Recipe({"m": config}, (), POSITIVES, HOUR), targets, HOUR)
     stream, rows = event_stream(table), np.arange(0, len(targets), 5)
     middle_ms = START + 30 * HOUR

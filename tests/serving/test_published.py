@@ -73,7 +73,7 @@ def trained(request, tmp_path_factory):
     tables = ("user", "item")
     config = ModelConfig(
         dim=8, id_dim=8, hidden=(16,), history_length=5, batch_size=64, positives=("purchase",),
-        trained_tables=tables, published_tables=tables, **MODELS[request.param],
+        trained_tables=tables, published_tables=tables, **{"own_items": 10, **MODELS[request.param]},
     )  # fmt: skip
     learner = Learner.fresh(config, FEATURES)
     learner.train_full(learner.prepare(events(1, 400, DAY_1), CatalogueColumns()))

@@ -25,7 +25,7 @@ USERS, ITEMS, GROUPS = 60, 80, 4
 CONFIG = ModelConfig(
     kind="two_tower", dim=16, id_dim=16, hidden=(32,), history_length=10, batch_size=64,
     batch_size_incremental=32,
-    negatives=32, positives=("purchase",), epochs_first=2,
+    negatives=32, positives=("purchase",), epochs_first=2, own_items=0,
 )  # fmt: skip
 RECIPE = Recipe({"two_tower": CONFIG}, (), ("purchase",), popularity_half_life_ms=12 * HOUR)
 EMPTY = CatalogueColumns()
