@@ -15,7 +15,7 @@ help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 	@printf '\n  ARGS are passed on: make demo ARGS="--short --exit", make test ARGS="tests/stream -x"\n'
 
-demo: $(STAMP)  ## The whole loop on real purchases: broker, store, consumer, scheduler, server (about 5 minutes)
+demo: $(STAMP)  ## The whole loop on real purchases: broker, store, consumer, scheduler, server (about 4 minutes)
 	$(BIN)/freshrecall demo $(ARGS)
 
 test: $(STAMP)  ## All tests, with the real broker and store as child processes
