@@ -263,14 +263,11 @@ class ModelConfig(BaseModel):
 
     def check_prebatch(self) -> None:
         """Refuse a model whose rows cannot be written ahead (ValueError)."""
-        reasons = {
-            "popularity": bool(self.popularity),
-            "own_items": self.own_items > 0,
-            "histories": bool(self.histories),
-            "num_true": self.num_true > 1,
-            "hard_negatives": bool(self.hard_negatives),
+        off = {
+            name: type(self).model_fields[name].get_default(call_default_factory=True)
+            for name in _NOT_IN_A_ROW
         }
-        asked = [name for name, wanted in reasons.items() if wanted]
+        asked = [name for name in off if getattr(self, name) != off[name]]
         if asked:
             raise ValueError(
                 "prebatch: a written row has one positive, one history and the items' attributes of sample "

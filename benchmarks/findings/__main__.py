@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.findings import results, tables
-from benchmarks.findings.data import found
+from benchmarks.findings.data import add_data_options, asked_for
 from benchmarks.findings.experiments import EXPERIMENTS, chosen
 from benchmarks.findings.runner import missing, run_all
 from benchmarks.findings.runs import Limits, runs_of
@@ -25,10 +25,8 @@ def options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_data_options(parser)
     add = parser.add_argument
-    add("--kuairand", type=Path, help="folder with events.parquet, items.parquet, users.parquet")
-    add("--movietweetings", type=Path, help="folder with events.parquet, items.parquet")
-    add("--completejourney", action="store_true", help="the grocer's purchases of the demo's package")
     add("--only", default="", help="data sets, groups or names of experiments, separated by commas")
     add("--hours", type=float, help="begin no further run after so many")
     add("--jobs", type=int, default=2, help="runs at a time, each with one thread")
@@ -48,9 +46,8 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """1 where a run failed."""
     asked = options()
-    folders = {"kuairand": asked.kuairand, "movietweetings": asked.movietweetings}
     root = asked.root.resolve()
-    sets = found(folders, asked.completejourney, root)
+    sets = asked_for(asked, root)
     limits = Limits(asked.sample, asked.end_ms)
     runs = runs_of(asked.experiments, sets, root, limits)
     if asked.list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import sys
 from dataclasses import dataclass
@@ -56,6 +57,20 @@ class DataSet:
             if path:
                 digest.update(path.read_bytes())
         return digest.hexdigest()
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name the data sets."""
+    add = parser.add_argument
+    add("--kuairand", type=Path, help="folder with events.parquet, items.parquet, users.parquet")
+    add("--movietweetings", type=Path, help="folder with events.parquet, items.parquet")
+    add("--completejourney", action="store_true", help="the grocer's purchases of the demo's package")
+
+
+def asked_for(asked: argparse.Namespace, cache: Path) -> dict[str, DataSet]:
+    """found() of what add_data_options() read."""
+    folders = {KUAIRAND: asked.kuairand, MOVIETWEETINGS: asked.movietweetings}
+    return found(folders, asked.completejourney, cache)
 
 
 def found(folders: dict[str, Path | None], grocer: bool, cache: Path) -> dict[str, DataSet]:

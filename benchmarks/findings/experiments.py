@@ -157,13 +157,7 @@ def _training(data: str) -> tuple[Experiment, ...]:
     uncorrected = {**in_batch, "logq": False}
     return (
         _variant("logq/off, without counts", data, uncorrected, shared=bare),
-        _variant(
-            "logq/on, without counts",
-            data,
-            in_batch,
-            "logq/off, without counts",
-            shared=bare,
-        ),
+        _variant("logq/on, without counts", data, in_batch, "logq/off, without counts", shared=bare),
         _variant("logq/off", data, uncorrected, shared=former),
         _variant("logq/on", data, in_batch, "logq/off", shared=former),
         _variant(

@@ -20,7 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import readme
-from benchmarks.findings.data import COMPLETEJOURNEY, KUAIRAND, MOVIETWEETINGS, DataSet, found
+from benchmarks.findings.data import (
+    COMPLETEJOURNEY,
+    KUAIRAND,
+    MOVIETWEETINGS,
+    DataSet,
+    add_data_options,
+    asked_for,
+)
 from benchmarks.findings.experiments import EXPERIMENTS
 from benchmarks.findings.runs import Limits, Run, runs_of
 from benchmarks.peers.pairs import PAIRS, compared, models_of, peer_answers
@@ -62,10 +69,8 @@ def options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_data_options(parser)
     add = parser.add_argument
-    add("--kuairand", type=Path, help="folder with events.parquet, items.parquet, users.parquet")
-    add("--movietweetings", type=Path, help="folder with events.parquet, items.parquet")
-    add("--completejourney", action="store_true", help="the grocer's purchases of the demo's package")
     add("--peers", type=lambda text: text.split(","), default=list(PEERS), help=", ".join(PEERS))
     add("--findings", type=Path, default=SOURCE / "var" / "findings", help="--root of the findings' runs")
     add("--runs", type=Path, default=SOURCE / "var" / "peers-runs", help="where the peers' runs are kept")
@@ -140,8 +145,7 @@ def write(records: list[dict[str, Any]], file: Path = FILE) -> None:
 def main() -> int:
     """The file is written anew after every data set."""
     asked = options()
-    folders = {KUAIRAND: asked.kuairand, MOVIETWEETINGS: asked.movietweetings}
-    sets = found(folders, asked.completejourney, asked.findings.resolve())
+    sets = asked_for(asked, asked.findings.resolve())
     for data in sets.values():
         folder = asked.runs.resolve() / data.name
         targets = folder / "targets.parquet"
