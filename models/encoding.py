@@ -152,14 +152,18 @@ def encode_queries(
     with torch.no_grad():
         inputs = user_inputs(config, features, model, moments, rows_of)
         u_BVD = model.towers.user_vectors(inputs)
-        if config.popularity:
-            w_BC = config.tau * model.head.popularity_weights(inputs.side(config.history_length))
-            codes = _codes(config, features, moments, entries_of)
-            w_BP = PopularityLayout(config.popularity).spread(w_BC, codes)
-            u_BVD = torch.cat([u_BVD, w_BP[:, None].expand(-1, u_BVD.shape[1], -1)], dim=2)
-        vectors: Float32Array = u_BVD.numpy()
+        side = inputs.side(config.history_length)
+        layout, values = PopularityLayout(config.popularity), _codes(config, features, moments, entries_of)
+
+        def beside(similarity_BVD: Tensor, w_BC: Tensor) -> Float32Array:
+            w_BP = layout.spread(config.tau * w_BC, values)[:, None].expand(-1, similarity_BVD.shape[1], -1)
+            joined: Float32Array = torch.cat([similarity_BVD, w_BP], dim=2).numpy()
+            return joined
+
+        vectors = beside(u_BVD, model.head.popularity_weights(side))
         if not config.own_items:
             return Queries.plain(vectors)
+        own_vectors = beside(model.head.own_similarity * u_BVD, model.head.own_popularity_weights(side))
         codes = key_array(moments.history_id).dictionary_encode()
         own = own_of_lists(
             moments.history_offsets,
@@ -170,7 +174,7 @@ def encode_queries(
         )
         scores = config.tau * model.head.own_scores(torch.from_numpy(own_features(own)))
         keys = codes.dictionary.take(pa.array(own.item))
-        return Queries(vectors, own.offsets, keys, scores.numpy())
+        return Queries(vectors, own_vectors, own.offsets, keys, scores.numpy())
 
 
 def _codes(

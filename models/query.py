@@ -12,15 +12,16 @@ from models.arrays import Float32Array, Int64Array
 
 @dataclass(frozen=True)
 class Queries:
-    """N moments' queries; score of item i = max_v vectors[n, v] . item_i, plus own_score where i is an own
-    item.
+    """N moments' queries; score of item i = max_v vectors[n, v] . item_i; where i is an own item,
+    max_v own_vectors[n, v] . item_i + own_score.
 
-    vectors: float32[N, V, W], W as wide as the item vectors, V = 1 except for models of several interests.
-    own_id: string[n] keys of items of the moments' histories, distinct in each; own_offsets: int64[N+1];
-    own_score: float32[n], added to the item's inner product.
+    vectors, own_vectors: float32[N, V, W], W as wide as the item vectors, V = 1 except for models of several
+    interests. own_id: string[n] keys of items of the moments' histories, distinct in each;
+    own_offsets: int64[N+1]; own_score: float32[n].
     """
 
     vectors: Float32Array
+    own_vectors: Float32Array
     own_offsets: Int64Array
     own_id: pa.Array
     own_score: Float32Array
@@ -32,7 +33,7 @@ class Queries:
     def plain(cls, vectors: Float32Array) -> Queries:
         """Queries without own items."""
         offsets = np.zeros(len(vectors) + 1, np.int64)
-        return cls(vectors, offsets, pa.array([], pa.string()), np.empty(0, np.float32))
+        return cls(vectors, vectors, offsets, pa.array([], pa.string()), np.empty(0, np.float32))
 
     @property
     def flat(self) -> Float32Array:

@@ -21,9 +21,10 @@ def dense_scores(queries: Queries, keys: pa.Array, vectors: Float32Array) -> Flo
     scores: Float32Array = (queries.flat @ vectors.T).reshape(*queries.vectors.shape[:2], -1).max(1)
     if len(queries.own_id):
         places = IdTable.of_unique(keys).lookup(queries.own_id)
-        rows = np.repeat(np.arange(len(queries)), np.diff(queries.own_offsets))
         known = places >= 0
-        scores[rows[known], places[known]] += queries.own_score[known]
+        rows, places = np.repeat(np.arange(len(queries)), np.diff(queries.own_offsets))[known], places[known]
+        own = np.einsum("nvw,nw->nv", queries.own_vectors[rows], vectors[places]).max(1)
+        scores[rows, places] = own + queries.own_score[known]
     return scores
 
 
@@ -49,7 +50,7 @@ def retrieve(
             own, added = own[allowed], added[allowed]
         scores, places = _searched(queries.vectors[n], items, k, np.concatenate([barred, own]))
         if len(own):
-            own_scores = (items.vectors_of(own) @ queries.vectors[n].T).max(1) + added
+            own_scores = (items.vectors_of(own) @ queries.own_vectors[n].T).max(1) + added
             scores = np.concatenate([scores, own_scores.astype(np.float32)])
             places = np.concatenate([places, own])
             order = np.argsort(-scores, kind="stable")[:k]

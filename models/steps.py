@@ -293,25 +293,32 @@ class Stepper:
         v_BTD = v_UD[torch.from_numpy(candidates.positive)]
         v_KD = v_UD[torch.from_numpy(candidates.shared)]
         v_BnD = v_UD[torch.from_numpy(candidates.rows)]
-        scores = _Scores(
-            torch.einsum("bd,btd->bt", u_BD, v_BTD), u_BD @ v_KD.T, torch.einsum("bd,bnd->bn", u_BD, v_BnD)
-        )
+        positive, rows = torch.einsum("bd,btd->bt", u_BD, v_BTD), torch.einsum("bd,bnd->bn", u_BD, v_BnD)
+        own_BT = torch.from_numpy(candidates.own_positive >= 0)
+        own_Bn = torch.from_numpy(candidates.own_rows >= 0)
+        if candidates.own is not None:
+            positive = torch.where(own_BT, head.own_similarity * positive, positive)
+            rows = torch.where(own_Bn, head.own_similarity * rows, rows)
+        scores = _Scores(positive, u_BD @ v_KD.T, rows)
         if config.popularity:
-            w_BC = config.tau * head.popularity_weights(inputs.side(config.history_length))
+            side = inputs.side(config.history_length)
+            w_BC = config.tau * head.popularity_weights(side)
+            w_own_BC = config.tau * head.own_popularity_weights(side)
             codes = self._codes(batch)
             as_of, anchor = self._as_of(batch.ts_ms)
             dims = self._parts.popularity
             entries = candidates.entries
 
-            def of_rows(places_Bn: Int64Array) -> Tensor:
+            def of_rows(places_Bn: Int64Array, is_own_Bn: Tensor) -> Tensor:
                 n = places_Bn.shape[1]
                 each = {name: np.repeat(code, n) for name, code in codes.items()}
                 flat = dims.pairs(entries[places_Bn].ravel(), each, np.repeat(as_of, n), np.repeat(anchor, n))
                 b_BnC = torch.from_numpy(flat.reshape(*places_Bn.shape, flat.shape[1]))
-                return torch.einsum("bnc,bc->bn", b_BnC, w_BC)
+                w_BnC = torch.where(is_own_Bn[:, :, None], w_own_BC[:, None], w_BC[:, None])
+                return (b_BnC * w_BnC).sum(2)
 
-            scores.positive = scores.positive + of_rows(candidates.positive)
-            scores.rows = scores.rows + of_rows(candidates.rows)
+            scores.positive = scores.positive + of_rows(candidates.positive, own_BT)
+            scores.rows = scores.rows + of_rows(candidates.rows, own_Bn)
             if len(candidates.shared):
                 b_BCK = torch.from_numpy(dims.shared(entries[candidates.shared], codes, as_of, anchor))
                 scores.shared = scores.shared + torch.bmm(w_BC[:, None], b_BCK)[:, 0]

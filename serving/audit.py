@@ -232,15 +232,16 @@ class _Version:
 
     def _from_tower(self, name: str, moment: Moments) -> _Asked:
         queries, vectors = self.towers[name].queries(moment), self.vectors[name]
-        u_VW = queries.vectors[0].astype(np.float64)
+        u_VW, own_VW = queries.vectors[0].astype(np.float64), queries.own_vectors[0].astype(np.float64)
         own = dict(zip(queries.own_id.to_pylist(), queries.own_score.tolist(), strict=True))
 
         def score(key: str) -> tuple[float | None, float]:
             vector, added = vectors.get(key), own.get(key, 0.0)
             if vector is None:
                 return None, 0.0
-            size = np.linalg.norm(u_VW, axis=1).max() * np.linalg.norm(vector)
-            return float((u_VW @ vector).max()) + added, float(size) + abs(added)
+            asking_VW = own_VW if key in own else u_VW
+            size = np.linalg.norm(asking_VW, axis=1).max() * np.linalg.norm(vector)
+            return float((asking_VW @ vector).max()) + added, float(size) + abs(added)
 
         return score
 

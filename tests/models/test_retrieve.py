@@ -25,6 +25,7 @@ def queries_of(vectors, own, seed=0):
     flat = [f"i{item}" for row in lists for item in row]
     return Queries(
         generator.normal(size=(N, vectors, WIDTH)).astype(np.float32),
+        generator.normal(size=(N, vectors, WIDTH)).astype(np.float32),
         np.concatenate([[0], np.cumsum([len(row) for row in lists])]).astype(np.int64),
         pa.array(flat, pa.string()),
         generator.normal(size=len(flat)).astype(np.float32) * 3,
@@ -42,7 +43,8 @@ def by_loops(queries, vectors):
         for at in range(queries.own_offsets[n], queries.own_offsets[n + 1]):
             added[queries.own_id[at].as_py()] = queries.own_score[at]
         for place, key in enumerate(KEYS.to_pylist()):
-            best = max(float(u @ vectors[place]) for u in queries.vectors[n].astype(np.float64))
+            asking = queries.own_vectors if key in added else queries.vectors
+            best = max(float(u @ vectors[place]) for u in asking[n].astype(np.float64))
             scores[n, place] = best + added.get(key, 0.0)
     return scores
 

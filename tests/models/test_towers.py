@@ -554,6 +554,9 @@ def test_the_head_starts_with_popularity_for_everyone_and_no_own_score():
     assert head.popularity_weights(torch.randn(3, 5, generator=generator)).tolist() == [[0.5, 0.5]] * 3
     features = torch.randn(4, 8, generator=generator)
     assert head.own_scores(features).tolist() == [0.0] * 4
+    side = torch.randn(3, 5, generator=generator)
+    assert torch.equal(head.own_popularity_weights(side), head.popularity_weights(side))
+    assert head.own_similarity.tolist() == [1.0]
     (head.own_scores(features) * torch.arange(4)).sum().backward()
     assert (head.own[-1].weight.grad != 0).any()
 
@@ -561,6 +564,7 @@ def test_the_head_starts_with_popularity_for_everyone_and_no_own_score():
 def test_a_head_without_its_parts():
     head = ScoreHead(5, 0, 0)
     assert head.popularity_weights(torch.zeros(3, 5)).shape == (3, 0)
+    assert head.own_popularity_weights(torch.zeros(3, 5)).shape == (3, 0)
     assert [name for name, _ in head.named_parameters()] == ["offset"]
     with pytest.raises(ValueError, match="set own_items"):
         head.own_scores(torch.zeros(1, 8))

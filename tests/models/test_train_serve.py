@@ -91,6 +91,7 @@ def test_training_learner_and_server_agree(kind, option):
     served = published.queries(moments)
     np.testing.assert_allclose(served.vectors, queries.vectors, atol=1e-6)
     np.testing.assert_allclose(served.own_score, queries.own_score, atol=1e-6)
+    np.testing.assert_allclose(served.own_vectors, queries.own_vectors, atol=1e-6)
     assert served.own_id.equals(queries.own_id)
     assert served.own_offsets.tolist() == queries.own_offsets.tolist()
     for place in (3, 60):
@@ -120,6 +121,7 @@ def assert_alone_as_among_many(published, moments, place, queries):
     part = slice(queries.own_offsets[place], queries.own_offsets[place + 1])
     assert alone.own_id.to_pylist() == queries.own_id[part].to_pylist()
     np.testing.assert_allclose(alone.own_score, queries.own_score[part], atol=1e-6)
+    np.testing.assert_allclose(alone.own_vectors[0], queries.own_vectors[place], atol=1e-6)
 
 
 DELTAS = [*((kind, "plain") for kind in KINDS), ("two_tower", "all"), ("fm", "all"), ("mind", "all")]
@@ -156,6 +158,7 @@ def test_bundle_and_deltas_equal_the_learner(kind, option):
     assert np.abs(base.queries(moments).vectors - expected.vectors).max() > 1e-6
     np.testing.assert_allclose(published.queries(moments).vectors, expected.vectors, atol=1e-6)
     np.testing.assert_allclose(published.queries(moments).own_score, expected.own_score, atol=1e-6)
+    np.testing.assert_allclose(published.queries(moments).own_vectors, expected.own_vectors, atol=1e-6)
     keys, vectors = learner.item_vectors()
     assert set(keys.to_pylist()) == set(items)
     shipped = np.array([items[key] for key in keys.to_pylist()], np.float32)
