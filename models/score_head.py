@@ -6,7 +6,7 @@ B rows, S side inputs of the user tower, P popularity dims, F features of an own
 import torch
 from torch import Tensor, nn
 
-_HIDDEN = 16
+_HIDDEN = 32
 
 
 class ScoreHead(nn.Module):
