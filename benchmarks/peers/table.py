@@ -72,9 +72,9 @@ def _intro(records: Sequence[Record]) -> str:
     return (
         f"Models of other projects ({', '.join(shown) or UNKNOWN}) and the ones here\n"
         f"(`{SHOWN}`), asked the same targets. The peers see what their examples see (user, item, newest\n"
-        "50 of the history), are tuned on the stretch before the test window and refitted within it, and can\n"
-        "name what was there at their last refit; the models here read features and counts as well, and\n"
-        "know new items within the hour. Differences are paired, with 95% bootstrap\n"
+        "50 of the history), are tuned on the stretch before the test window and refitted within it, and\n"
+        "can name what was there at their last refit; the models here read features and counts as well,\n"
+        "and know new items within the hour. Differences are paired, with 95% bootstrap\n"
         "intervals by user. From `benchmarks/results/peers.json` (`python -m benchmarks.peers.side_by_side`)."
     )
 
