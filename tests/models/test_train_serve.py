@@ -4,6 +4,7 @@ deltas, many moments or one.
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from models.moments import one_moment
 from models.retrieve import dense_scores
 from models.samplers import UnigramSampler
 from models.steps import StepPlan
+from models.time_features import local_midnight_ms
 from tests.models.learning_data import (
     DAY_MS,
     FEATURES,
@@ -99,6 +101,32 @@ def test_training_learner_and_server_agree(kind, option):
     items = catalogue().items.take(pa.array(catalogue().item_positions(keys)))
     attributes = {name: items[name].combine_chunks() for name in ("colour", "tags", "price")}
     np.testing.assert_allclose(published.item_vectors(keys, attributes)[:, :dim], vectors[:, :dim], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["two_tower", "fm", "youtube_dnn"])
+def test_own_items_with_popularity_score_alike(kind):
+    """A step at the very next instant reads the counts that the published vectors hold."""
+    counts = ({"half_life_h": 12}, {"half_life_h": 3, "floor": 2.0}, {"half_life_h": 24, "by": "scene"})
+    learner = trained(kind, FEW, popularity=counts, popularity_every_s=1, own_items=8, own_negatives=4)
+    head = learner._model.head
+    assert (head.own_popularity.weight != 0).any()
+    assert head.own_similarity.item() != 1.0
+    keys, vectors = learner.item_vectors()
+    next_ms = (learner._preparation.newest_ms // 1000 + 1) * 1000
+    assert local_midnight_ms(next_ms, "UTC") == local_midnight_ms(next_ms - 1000, "UTC")
+    samples = learner.prepare(events(200, users=20, seed=5, start_ms=next_ms, span_ms=1), catalogue())
+    _, candidates, scores = step_scores(learner, samples)
+    dense = dense_scores(learner.queries(learner.moments(samples)), keys, vectors)
+    place = pc.index_in(learner._tables.ids["item"].keys_of(candidates.entries), keys)
+    place = pc.fill_null(place, -1).to_numpy(zero_copy_only=False)
+    row = np.arange(len(samples))[:, None]
+    for part, among, own, left_out in (
+        (scores.positive, candidates.positive, candidates.own_positive, ~candidates.known),
+        (scores.rows, candidates.rows, candidates.own_rows, candidates.rows_hit),
+    ):
+        known = (place[among] >= 0) & ~left_out
+        assert (known & (own >= 0)).any()
+        np.testing.assert_allclose(part.numpy()[known], dense[row, place[among]][known], atol=1e-5)
 
 
 def assert_alone_as_among_many(published, moments, place, queries):
