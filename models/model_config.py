@@ -203,6 +203,11 @@ class ModelConfig(BaseModel):
         return self.kind != "youtube_dnn"
 
     @property
+    def moving_tables(self) -> tuple[str, ...]:
+        """Published tables that this model reads: what the steps of an hour can change in an answer."""
+        return tuple(table for table in self.published_tables if table != "user" or self.user_row)
+
+    @property
     def has_own_items(self) -> bool:
         """Whether items of the own history get a score of their own."""
         return self.own_items > 0

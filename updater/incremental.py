@@ -57,6 +57,7 @@ class IncrementalUpdater:
         self.state: TrainingState | None = None
         self._schema_hash = ""
         self._refused: set[str] = set()
+        self._told_idle: set[str] = set()
         self._watermark_ms = 0
         self._sequence = 0
         self._since_base: Changes = {}
@@ -104,6 +105,7 @@ class IncrementalUpdater:
             log.error("bundle %s is passed over: %s", bundle_id, error)
             self._refused.add(bundle_id)
             return
+        self._tell_idle(self.state)
         self.base = bundle_id
         self._schema_hash = bundle.manifest["schema_hash"]
         self._watermark_ms = bundle.manifest["watermark_ms"]
@@ -117,6 +119,18 @@ class IncrementalUpdater:
             self._publish(seals[-1], previous=0)
         log.info("hand-over to %s: caught up %d intervals", bundle_id, self._sequence)
         self._move_pointer()
+
+    def _tell_idle(self, state: TrainingState) -> None:
+        """Say once of every model that its steps could as well be left out."""
+        for name, learner in state.learners.items():
+            if name not in self._told_idle and not learner.config.moving_tables:
+                self._told_idle.add(name)
+                log.warning(
+                    "model %s: hourly steps change none of its answers: it has no user row, and "
+                    "published_tables are %s; add item to its trained_tables and published_tables",
+                    name,
+                    ", ".join(learner.config.published_tables) or "none",
+                )
 
     def _unread_seals(self) -> list[Seal]:
         return [seal for seal in self._archive.seals() if seal.interval_end_ms > self._watermark_ms]

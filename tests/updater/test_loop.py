@@ -96,6 +96,28 @@ def test_incremental_moves_only_touched_user_rows(world: World) -> None:
     assert 1 <= len(changed) <= len(set(touched))
 
 
+@pytest.mark.parametrize(("tables", "told"), [(("user",), 1), (("user", "item"), 0)])
+def test_a_model_that_no_hour_can_change_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tables: tuple[str, ...], told: int
+) -> None:
+    model = CONFIG.model_copy(
+        update={"user_row": False, "trained_tables": tables, "published_tables": tables}
+    )
+    world = World(tmp_path, replace(RECIPE, models={NAME: model}))
+    world.pass_hours(0, 6)
+    world.retrain(6)
+    updater = world.updater()
+    for hour in (6, 7):
+        updater.advance()
+        world.pass_hours(hour, hour + 1)
+        world.retrain(hour + 1)
+    said = [
+        one.getMessage() for one in caplog.records if "add item to its trained_tables" in one.getMessage()
+    ]
+    assert len(said) == told
+    assert all(text.startswith(f"model {NAME}: ") for text in said)
+
+
 def test_deltas_laid_over_the_bundle_are_the_updaters_state(world: World) -> None:
     first = world.retrain(6)
     updater = world.updater()
