@@ -18,8 +18,6 @@ from models.popularity_config import PopularityConfig
 FEW_VALUES = 200
 """A column of no more distinct values is a category, whatever its type."""
 HALF_LIVES_H = (12.0, 48.0, 168.0)
-STEADY_HALF_LIVES_H, STEADY_FLOOR = (24.0, 168.0, 2000.0), 3.0
-"""Counts that a few events do not move: beside the others, what a count is worth may bend."""
 APART_H = 24.0
 """Half-life of counts that are kept apart, and of kinds that are no targets."""
 MOST_VALUES = 16
@@ -87,15 +85,14 @@ def derived_model(
 ) -> dict[str, Any]:
     """Fields of ModelConfig that follow from the events before the start.
 
-    Popularity is counted over HALF_LIVES_H and STEADY_HALF_LIVES_H; apart by scene (of at most MOST_VALUES)
-    and by the segments of users that tell later positives best; and of the most frequent other kinds
-    (exposure is data). Where repeats are common, own items reach back over almost everybody's history, and
-    the newest samples of every user are learned in small steps.
+    Popularity is counted over HALF_LIVES_H; apart by scene (of at most MOST_VALUES) and by the segments of
+    users that tell later positives best; and of the most frequent other kinds (exposure is data). Where
+    repeats are common, own items reach back over almost everybody's history.
     """
     targets = targets_of(before, positives)
     return {
         "popularity": _counts(before, targets, positives, catalogue, features),
-        **_repeats(targets),
+        **_own_items(targets),
     }
 
 
@@ -112,7 +109,6 @@ def _counts(
     by += segments(targets, catalogue, features)
     kinds = _other_kinds(before, positives)
     counts = [PopularityConfig(half_life_h=hours) for hours in HALF_LIVES_H]
-    counts += [PopularityConfig(half_life_h=hours, floor=STEADY_FLOOR) for hours in STEADY_HALF_LIVES_H]
     counts += [PopularityConfig(half_life_h=APART_H, by=name, values=MOST_VALUES) for name in by]
     counts += [PopularityConfig(half_life_h=APART_H, kinds=(kind,)) for kind in kinds]
     if scene and kinds:
@@ -128,13 +124,12 @@ def _other_kinds(before: pa.Table, positives: Sequence[str]) -> tuple[str, ...]:
     return tuple(one["values"] for one in common[:MOST_KINDS])
 
 
-def _repeats(targets: Targets) -> dict[str, int]:
+def _own_items(targets: Targets) -> dict[str, int]:
     pairs = targets.user.astype(np.int64) * (int(targets.item.max(initial=0)) + 1) + targets.item
     if len(np.unique(pairs)) > (1 - _REPEATS) * len(pairs):
         return {"own_items": 50}
     longest = int(np.quantile(np.bincount(targets.user), 0.99))
-    own = {"own_items": min(max(longest, 200), 2000), "own_negatives": 16}
-    return {**own, "samples_per_user": 200, "batch_size": 128}
+    return {"own_items": min(max(longest, 200), 2000), "own_negatives": 16}
 
 
 def segments(targets: Targets, catalogue: CatalogueColumns, features: Sequence[FeatureConfig]) -> list[str]:
