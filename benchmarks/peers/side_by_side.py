@@ -53,8 +53,8 @@ BUDGET: dict[str, dict[str, tuple[str, ...]]] = {
         "recbole_bpr": ("--max-refits", "3", "--max-epochs", "40"),
     },
     COMPLETEJOURNEY: {
-        "": ("--newest", "200000", "--max-refits", "2", "--trials", "2", "--max-epochs", "5"),
-        "rechub_dssm": ("--newest", "100000", "--max-refits", "2", "--trials", "2", "--max-epochs", "5"),
+        "": ("--newest", "200000", "--max-refits", "2", "--max-epochs", "20"),
+        "rechub_dssm": ("--newest", "100000", "--max-refits", "2", "--trials", "4", "--max-epochs", "10"),
         "recbole_sasrec": ("--newest", "20000", "--max-refits", "2", "--trials", "2", "--max-epochs", "5"),
         "recbole_bpr": ("--newest", "200000", "--max-refits", "2", "--trials", "2", "--max-epochs", "10"),
     },
