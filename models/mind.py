@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from models.model_config import ModelConfig
-from models.towers import HistorySequence, ItemInputs, RecallTowers, SideWidth, Tower, UserInputs, unit
+from models.towers import (
+    HistorySequence,
+    ItemInputs,
+    RecallTowers,
+    SideWidth,
+    UserInputs,
+    item_tower,
+    unit,
+    user_tower,
+)
 
 _LARGEST = 1e30  # of what label-aware attention exponentiates: float32 ends at 3e38
 
@@ -42,15 +51,8 @@ class MIND(RecallTowers):
         self.register_buffer("routing_logits", torch.randn(config.interests, config.history_length))
         self.shared = nn.Linear(config.id_dim, config.id_dim, bias=False)
         nn.init.eye_(self.shared.weight)
-        self.user_tower = Tower(
-            2 + len(self.further_histories),
-            config.id_dim,
-            1 + user_side.total,
-            config.hidden,
-            config.dim,
-            summed=2,
-        )
-        self.item_tower = Tower(1, config.id_dim, item_side.total, config.hidden, config.dim)
+        self.user_tower = user_tower(config, user_side)
+        self.item_tower = item_tower(config, item_side)
 
     def user_vectors(self, inputs: UserInputs) -> Tensor:
         """Vectors u float32[B, K, D], unit length; those beyond the user's own number repeat the first."""

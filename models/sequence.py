@@ -19,9 +19,10 @@ from models.towers import (
     ItemInputs,
     RecallTowers,
     SideWidth,
-    Tower,
     UserInputs,
+    item_tower,
     unit,
+    user_tower,
 )
 
 _AGES = 24  # doublings of a minute: the last bucket begins at 16 years
@@ -45,15 +46,8 @@ class SequenceTower(RecallTowers):
         self.blocks = nn.ModuleList(
             _Block(config.id_dim, config.heads, config.dropout) for _ in range(config.blocks)
         )
-        self.user_tower = Tower(
-            3 + len(self.further_histories),
-            config.id_dim,
-            1 + user_side.total,
-            config.hidden,
-            config.dim,
-            summed=3,
-        )
-        self.item_tower = Tower(1, config.id_dim, item_side.total, config.hidden, config.dim)
+        self.user_tower = user_tower(config, user_side, views=2)
+        self.item_tower = item_tower(config, item_side)
 
     def user_vectors(self, inputs: UserInputs) -> Tensor:
         """Vectors u float32[B, 1, D], unit length."""

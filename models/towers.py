@@ -206,6 +206,20 @@ class Tower(nn.Module):
         return vector if self.crossed is None else vector + self.crossed(inputs)
 
 
+def user_tower(config: ModelConfig, side: SideWidth, views: int = 1, cross_layers: int = 0) -> Tower:
+    """Over RecallTowers.id_inputs() with `views` of the main history, and UserInputs.side(); it starts as the
+    sum of the user row and the views.
+    """
+    parts = 1 + views + len(config.histories)
+    width = 1 + side.total
+    return Tower(parts, config.id_dim, width, config.hidden, config.dim, 1 + views, cross_layers)
+
+
+def item_tower(config: ModelConfig, side: SideWidth, cross_layers: int = 0) -> Tower:
+    """Over the item row and ItemInputs.side()."""
+    return Tower(1, config.id_dim, side.total, config.hidden, config.dim, cross_layers=cross_layers)
+
+
 def _orthonormal(id_dim: int, out: int) -> Tensor:
     """[out, id_dim]: the identity, or between two widths one fixed map, so that products of rows survive it.
 

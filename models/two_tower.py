@@ -5,7 +5,7 @@ length one.
 from torch import Tensor
 
 from models.model_config import ModelConfig
-from models.towers import ItemInputs, RecallTowers, SideWidth, Tower, UserInputs, unit
+from models.towers import ItemInputs, RecallTowers, SideWidth, UserInputs, item_tower, unit, user_tower
 
 
 class TwoTower(RecallTowers):
@@ -17,18 +17,8 @@ class TwoTower(RecallTowers):
 
     def __init__(self, config: ModelConfig, user_side: SideWidth, item_side: SideWidth) -> None:
         super().__init__(config)
-        self.user_tower = Tower(
-            2 + len(self.further_histories),
-            config.id_dim,
-            1 + user_side.total,
-            config.hidden,
-            config.dim,
-            summed=2,
-            cross_layers=config.cross_layers,
-        )
-        self.item_tower = Tower(
-            1, config.id_dim, item_side.total, config.hidden, config.dim, cross_layers=config.cross_layers
-        )
+        self.user_tower = user_tower(config, user_side, cross_layers=config.cross_layers)
+        self.item_tower = item_tower(config, item_side, config.cross_layers)
 
     def user_vectors(self, inputs: UserInputs) -> Tensor:
         """Vectors u float32[B, 1, D], unit length."""

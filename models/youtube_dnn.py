@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.model_config import ModelConfig
-from models.towers import ItemInputs, RecallTowers, SideWidth, Tower, UserInputs
+from models.towers import ItemInputs, RecallTowers, SideWidth, UserInputs, user_tower
 
 
 class YoutubeDNN(RecallTowers):
@@ -20,14 +20,7 @@ class YoutubeDNN(RecallTowers):
 
     def __init__(self, config: ModelConfig, user_side: SideWidth, item_side: SideWidth) -> None:
         super().__init__(config)
-        self.user_tower = Tower(
-            2 + len(self.further_histories),
-            config.id_dim,
-            1 + user_side.total,
-            config.hidden,
-            config.dim,
-            summed=2,
-        )
+        self.user_tower = user_tower(config, user_side)
 
     def user_vectors(self, inputs: UserInputs) -> Tensor:
         """[u, 1] float32[B, 1, D]."""
