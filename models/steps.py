@@ -290,45 +290,31 @@ class Stepper:
     ) -> _Scores:
         """Scores of all candidates, in units of the similarity."""
         config, head = self._parts.config, self._parts.model.head
-        v_BTD = v_UD[torch.from_numpy(candidates.positive)]
-        v_KD = v_UD[torch.from_numpy(candidates.shared)]
-        v_BnD = v_UD[torch.from_numpy(candidates.rows)]
-        positive, rows = torch.einsum("bd,btd->bt", u_BD, v_BTD), torch.einsum("bd,bnd->bn", u_BD, v_BnD)
-        own_BT = torch.from_numpy(candidates.own_positive >= 0)
-        own_Bn = torch.from_numpy(candidates.own_rows >= 0)
+        # What a row has alone, T positives and n negatives, is scored in one piece.
+        t = candidates.positive.shape[1]
+        alone = np.concatenate([candidates.positive, candidates.rows], axis=1)
+        own_places = np.concatenate([candidates.own_positive, candidates.own_rows], axis=1)
+        is_own = torch.from_numpy(own_places >= 0)
+        of_alone = torch.einsum("bd,bnd->bn", u_BD, v_UD[torch.from_numpy(alone)])
+        of_shared = u_BD @ v_UD[torch.from_numpy(candidates.shared)].T
         if candidates.own is not None:
-            positive = torch.where(own_BT, head.own_similarity * positive, positive)
-            rows = torch.where(own_Bn, head.own_similarity * rows, rows)
-        scores = _Scores(positive, u_BD @ v_KD.T, rows)
+            of_alone = torch.where(is_own, head.own_similarity * of_alone, of_alone)
+            of_alone = of_alone + config.tau * self._own_scores(candidates.own, own_places)
         if config.popularity:
             side = inputs.side(config.history_length)
             w_BC = config.tau * head.popularity_weights(side)
             w_own_BC = config.tau * head.own_popularity_weights(side)
+            w_BnC = torch.where(is_own[:, :, None], w_own_BC[:, None], w_BC[:, None])
             codes = self._codes(batch)
             as_of, anchor = self._as_of(batch.ts_ms)
-            dims = self._parts.popularity
-            entries = candidates.entries
-
-            def of_rows(places_Bn: Int64Array, is_own_Bn: Tensor) -> Tensor:
-                n = places_Bn.shape[1]
-                each = {name: np.repeat(code, n) for name, code in codes.items()}
-                flat = dims.pairs(entries[places_Bn].ravel(), each, np.repeat(as_of, n), np.repeat(anchor, n))
-                b_BnC = torch.from_numpy(flat.reshape(*places_Bn.shape, flat.shape[1]))
-                w_BnC = torch.where(is_own_Bn[:, :, None], w_own_BC[:, None], w_BC[:, None])
-                return (b_BnC * w_BnC).sum(2)
-
-            scores.positive = scores.positive + of_rows(candidates.positive, own_BT)
-            scores.rows = scores.rows + of_rows(candidates.rows, own_Bn)
+            dims, entries, n = self._parts.popularity, candidates.entries, alone.shape[1]
+            each = {name: np.repeat(code, n) for name, code in codes.items()}
+            flat = dims.pairs(entries[alone].ravel(), each, np.repeat(as_of, n), np.repeat(anchor, n))
+            of_alone = of_alone + (torch.from_numpy(flat.reshape(*alone.shape, flat.shape[1])) * w_BnC).sum(2)
             if len(candidates.shared):
                 b_BCK = torch.from_numpy(dims.shared(entries[candidates.shared], codes, as_of, anchor))
-                scores.shared = scores.shared + torch.bmm(w_BC[:, None], b_BCK)[:, 0]
-        if candidates.own is not None:
-            places = np.concatenate([candidates.own_positive, candidates.own_rows], axis=1)
-            added = config.tau * self._own_scores(candidates.own, places)
-            t = candidates.positive.shape[1]
-            scores.positive = scores.positive + added[:, :t]
-            scores.rows = scores.rows + added[:, t:]
-        return scores
+                of_shared = of_shared + torch.bmm(w_BC[:, None], b_BCK)[:, 0]
+        return _Scores(of_alone[:, :t], of_shared, of_alone[:, t:])
 
     def _own_scores(self, own: OwnItems, places_Bn: Int64Array) -> Tensor:
         """[B, n] own score at places in `own`, 0 where there is none (-1)."""
@@ -355,7 +341,7 @@ class Stepper:
         }
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Scores:
     """positive [B, T], shared [B, K], rows [B, n]."""
 
