@@ -23,7 +23,8 @@ class Candidates:
 
     entries: int64[U], distinct. positive: int64[B, T] places, known: bool[B, T] (a row may have fewer than
     T). shared: int64[K]; shared_hit: bool[B, K], True where a shared negative is no negative of the row (a
-    positive of it, or one of its own items, which are drawn apart). rows: int64[B, n]; rows_hit: bool[B, n].
+    positive of it, or one of its own items, which are drawn apart). rows: int64[B, n]; rows_hit: bool[B, n],
+    the same of them.
     own_positive: int64[B, T] and own_rows: int64[B, n] are places in `own`, -1 for an item that is none.
     """
 
@@ -93,6 +94,8 @@ def draw_candidates(
         if negatives.sampler is None:
             raise ValueError(f"loss {config.loss}: expected a sampler of negatives, got none")
         easy = per_row_others(negatives.sampler, targets, config.negatives_per_row, step)
+        if own is not None:  # own items are drawn apart
+            easy = np.where(_places_of(own, easy) >= 0, -1, easy)
         if hard.shape[1]:
             easy, _ = mixed(easy, hard, config.hard_mix, batch.sequence, negatives.salt)
         _add(parts, own_parts, expected_parts, easy)
@@ -104,9 +107,11 @@ def draw_candidates(
         drawn, places, expected_B = sampled_own(
             own, targets.astype(np.int32), config.own_negatives, batch.sequence, negatives.salt
         )
-        log_own_B = np.log(expected_B).astype(np.float32) if correct else np.zeros(b, np.float32)
-        _add(parts, own_parts, expected_parts, drawn.astype(np.int64), places, log_own_B[:, None])
-        log_q_BT = np.where(own_positive >= 0, log_own_B[:, None], log_q_BT)
+        log_own_B1 = np.log(expected_B)[:, None]
+        log_own_Bn = _own_correction(config, negatives.sampler, log_own_B1, drawn.astype(np.int64))
+        log_own_BT = _own_correction(config, negatives.sampler, log_own_B1, trues_BT)
+        _add(parts, own_parts, expected_parts, drawn.astype(np.int64), places, log_own_Bn)
+        log_q_BT = np.where(own_positive >= 0, log_own_BT, log_q_BT)
         if len(shared):
             hit |= own_hits(own, shared)
     rows = np.concatenate(parts, axis=1) if parts else none
@@ -136,6 +141,23 @@ def draw_candidates(
         own_positive=own_positive,
         own_rows=own_rows,
     )
+
+
+def _own_correction(
+    config: ModelConfig, sampler: Sampler | None, log_own_B1: Float32Array, items_Bn: Int64Array
+) -> Float32Array:
+    """What the logits of own items (-1 = none) have subtracted, float32[B, n].
+
+    log_own_B1: log of how often one is expected among the row's own negatives. A loss without correction of
+    the others compares them as if the sampler had drawn all: own items, drawn far more often, are put back
+    into its terms. Pairs have no such terms: a pair teaches an order, however often it is drawn.
+    """
+    if config.loss in ("listwise", "pointwise") and sampler is not None:
+        log_q = sampler.log_expected(np.maximum(items_Bn, 0).ravel(), config.negatives_per_row)
+        return (log_own_B1 - log_q.reshape(items_Bn.shape)).astype(np.float32)
+    correct = config.logq and config.loss in ("softmax", "nce")
+    corrections = np.broadcast_to(log_own_B1 if correct else np.float32(0), items_Bn.shape)
+    return corrections.astype(np.float32)
 
 
 def with_others(candidates: Candidates, others_Bn: Int64Array, trues_BT: Int64Array) -> Candidates:
@@ -202,10 +224,11 @@ def _add(
     expected_parts: list[Float32Array],
     entries_Bn: Int64Array,
     own_Bn: Int64Array | None = None,
-    log_expected_B1: Float32Array | None = None,
+    log_expected_Bn: Float32Array | None = None,
 ) -> None:
     """Append one source of negatives of each row."""
     parts.append(entries_Bn)
     own_parts.append(np.full(entries_Bn.shape, -1, np.int64) if own_Bn is None else own_Bn)
-    column = np.zeros((len(entries_Bn), 1), np.float32) if log_expected_B1 is None else log_expected_B1
-    expected_parts.append(np.repeat(column, entries_Bn.shape[1], axis=1))
+    expected_parts.append(
+        np.zeros(entries_Bn.shape, np.float32) if log_expected_Bn is None else log_expected_Bn
+    )

@@ -248,20 +248,14 @@ class Stepper:
         if config.loss == "pairwise_logistic":
             return pairwise_logistic(scores.positive[:, 0], scores.rows, rows_hit, weight_B, config.sigma)
         positive, rows, shared = (part / config.tau for part in (scores.positive, scores.rows, scores.shared))
+        corrected = positive - torch.from_numpy(candidates.log_expected_positive)
+        rows = rows - torch.from_numpy(candidates.log_expected_rows)
         if config.loss == "pointwise":
-            return pointwise_bce(positive[:, 0], rows, rows_hit, weight_B, self._parts.model.head.offset)
+            return pointwise_bce(corrected[:, 0], rows, rows_hit, weight_B, self._parts.model.head.offset)
         if config.loss == "listwise":
-            return listwise(positive[:, 0], rows, rows_hit, weight_B)
-        expected_positive = torch.from_numpy(candidates.log_expected_positive)
-        negative = torch.cat(
-            [
-                shared - torch.from_numpy(candidates.log_expected_shared),
-                rows - torch.from_numpy(candidates.log_expected_rows),
-            ],
-            dim=1,
-        )
+            return listwise(corrected[:, 0], rows, rows_hit, weight_B)
+        negative = torch.cat([shared - torch.from_numpy(candidates.log_expected_shared), rows], dim=1)
         hit = torch.cat([shared_hit, rows_hit], dim=1)
-        corrected = positive - expected_positive
         if config.loss == "nce":
             offset = self._normaliser(negative, hit)
             return nce_loss(corrected[:, 0] + offset, negative + offset, hit, weight_B)

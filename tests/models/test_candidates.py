@@ -148,14 +148,23 @@ def test_draws_come_as_often_as_expected(source):
     assert (np.abs(counts - expected) < 5 * np.sqrt(expected) + 3).all()
 
 
+def subtracted(loss, source, log_own, item, config, estimator):
+    """What the logit of an own item has subtracted, by hand."""
+    if loss in ("softmax", "nce"):
+        return log_own
+    if loss in ("listwise", "pointwise"):  # as if the sampler had drawn it, like the row's other negatives
+        share = shares(source, estimator, config.negative_power)[item]
+        return log_own - np.log(config.negatives_per_row * share)
+    return 0.0
+
+
 @pytest.mark.parametrize(("loss", "source"), CASES)
 def test_own_items_are_drawn_apart(loss, source):
     own, sets = own_of()
     config, batch, trues_BT, _, found = drawn(loss, source, own=own)
     check_places(found, trues_BT)
     shared = found.entries[found.shared] if len(found.shared) else np.empty(0, np.int64)
-    corrected = loss in ("softmax", "nce")
-    _, _, _, _, plain = drawn(loss, source)
+    _, _, _, estimator, plain = drawn(loss, source)
     n = config.own_negatives
     for row in range(B):
         # A shared candidate that is an own item is masked: it is among the own ones, or was not drawn there.
@@ -167,10 +176,8 @@ def test_own_items_are_drawn_apart(loss, source):
         taken = items[part][~hit[part]].tolist()
         assert len(taken) == len(set(taken)) == min(n, len(others))
         assert set(taken) <= others
-        # A place names the item itself in the row's own list, of an easy negative too.
-        for at in range(found.rows.shape[1]):
-            if hit[at]:
-                continue
+        assert not set(items[:-n][~hit[:-n]]) & sets[row]
+        for at in np.flatnonzero(~hit):
             if items[at] in sets[row]:
                 assert own.offsets[row] <= place[at] < own.offsets[row + 1]
                 assert own.item[place[at]] == items[at]
@@ -178,11 +185,17 @@ def test_own_items_are_drawn_apart(loss, source):
                 assert place[at] == -1
         is_own = int(batch.item[row]) in sets[row]
         assert (found.own_positive[row, 0] >= 0) == is_own
-        log_expected = np.log(min(1, n / len(others))) if others and corrected else 0.0
-        np.testing.assert_allclose(found.log_expected_rows[row, part], log_expected, atol=1e-6)
+        log_own = np.log(min(1, n / len(others))) if others else 0.0
+        expected = {
+            item: subtracted(loss, source, log_own, item, config, estimator)
+            for item in {*others, int(batch.item[row])}
+        }
+        wanted = [expected[item] for item in taken]
+        np.testing.assert_allclose(found.log_expected_rows[row, part][~hit[part]], wanted, atol=1e-5)
         if is_own:
-            assert own.item[found.own_positive[row, 0]] == batch.item[row]
-            np.testing.assert_allclose(found.log_expected_positive[row, 0], log_expected, atol=1e-6)
+            target = int(batch.item[row])
+            assert own.item[found.own_positive[row, 0]] == target
+            np.testing.assert_allclose(found.log_expected_positive[row, 0], expected[target], atol=1e-5)
         else:
             assert found.log_expected_positive[row, 0] == plain.log_expected_positive[row, 0]
 
