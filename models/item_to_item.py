@@ -55,7 +55,7 @@ class ItemToItemConfig(BaseModel):
         0.7, ge=0, le=1, description="Weight of an item that came before the trigger, after it = 1 (item_cf)."
     )
     shrinkage: float = Field(
-        0.0, ge=0, description="Added to the norm, so that rare pairs count less (item_cf)."
+        50.0, ge=0, description="Added to the norm, so that rare pairs count less (item_cf)."
     )
     alpha: float = Field(1.0, ge=0, description="Smoothing of the size of two users' overlap (swing).")
     history_length: int = Field(50, ge=1, description="Newest history items that are triggers of an answer.")

@@ -188,7 +188,7 @@ def test_expiry_forgets_events_users_and_items(name: str) -> None:
 
 def test_hand_computed() -> None:
     events = [("a", "x", 0), ("a", "y", HOUR_MS), ("b", "x", 0), ("b", "y", 0), ("b", "z", 0), ("c", "x", 0)]
-    cf = observe(ItemToItem(ItemToItemConfig(gap_half_life_h=1, backward=0.5)), events)
+    cf = observe(ItemToItem(ItemToItemConfig(gap_half_life_h=1, backward=0.5, shrinkage=0)), events)
     found = {trigger: dict(best) for trigger, best in as_dict(cf.neighbours()).items()}
     # x holds 3 users, y 2, z 1. a: y came an hour after x; b: all at once; c: one item, no pair.
     assert found["x"]["y"] == pytest.approx((0.5 / math.log(3) + 1 / math.log(4)) / math.sqrt(6))
