@@ -15,6 +15,7 @@ from models.feature_config import check_features
 from models.index import IndexConfig
 from models.item_to_item import ItemToItemConfig
 from models.model_config import FeatureConfig, ModelConfig
+from serving.channels.of_snapshot import BUILT_IN, EDITORIAL, OWN_ITEMS
 from serving.config import ServingConfig
 from stream.archive import ArchiveConfig
 from stream.intake import IntakeConfig
@@ -98,22 +99,35 @@ class Config(BaseModel):
                 yield f"models.{name}.histories.{history}.kinds", further.kinds
         for name, channel in self.channels.items():
             yield f"channels.{name}.positives", channel.positives
+        for place, rule in enumerate(self.serving.filters.seen):
+            yield f"serving.filters.seen[{place}].kinds", rule.kinds
+        if OWN_ITEMS in self.serving.channel_names:
+            yield "serving.own_items.kinds", self.serving.own_items.kinds
 
     @model_validator(mode="after")
     def _names_are_file_names(self) -> "Config":
         """Refuse before a training what could not be published after it."""
         for section, names in (("models", self.models), ("channels", self.channels)):
             for name in names:
-                if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name == "popularity":
+                if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name in BUILT_IN:
                     raise ValueError(
-                        f"{section}: expected names of letters, digits, _ and - (but not 'popularity'), "
-                        f"got {name!r}"
+                        f"{section}: expected names of letters, digits, _ and - (but not "
+                        f"{', '.join(BUILT_IN)}), got {name!r}"
                     )
         both = sorted(set(self.models) & set(self.channels))
         if both:
             raise ValueError(
                 f"channels: expected names that no model has, for answers name an item's channel, got {both}"
             )
+        there = [*self.models, *self.channels, *BUILT_IN]
+        unknown = [name for name in self.serving.channel_names if name not in there]
+        if unknown:
+            raise ValueError(
+                f"serving.channels: expected some of {', '.join(there)}, got {unknown[0]!r}; declare it "
+                "under [models] or [channels]"
+            )
+        if EDITORIAL in self.serving.channel_names and self.serving.editorial_file is None:
+            raise ValueError("serving.channels.editorial: expected serving.editorial_file, got none")
         check_features(self.features)
         for feature in self.features:
             if not re.fullmatch(r"[^/\x00]{1,64}", feature.name):

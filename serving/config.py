@@ -5,6 +5,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.channels.own import OwnItemsConfig
+from serving.filters import FilterConfig
+from serving.fusion_config import ChannelConfig, FusionConfig, SceneConfig
+
 
 class ServingConfig(BaseModel):
     """How recall is served."""
@@ -21,6 +25,23 @@ class ServingConfig(BaseModel):
     models: tuple[str, ...] = Field(
         (), description="Recall models and item-to-item channels to serve, best first; empty = all."
     )
+    fusion: FusionConfig = Field(FusionConfig(), description="How rankings become one.")
+    channels: dict[str, ChannelConfig] = Field(
+        default_factory=dict,
+        description="By name: a model, an item-to-item channel, or popularity (else for users without a "
+        "history only), own_items, editorial (else for nobody).",
+    )
+    channel_timeout_ms: float = Field(
+        250.0, gt=0, description="An answer waits no longer for a channel; it then goes out without."
+    )
+    scenes: dict[str, SceneConfig] = Field(
+        default_factory=dict, description='What is different where the context\'s "scene" is the name.'
+    )
+    filters: FilterConfig = Field(FilterConfig(), description="What is left out of every answer.")
+    own_items: OwnItemsConfig = Field(OwnItemsConfig(), description="The channel own_items.")
+    editorial_file: Path | None = Field(
+        None, description="Lists of the channel editorial, read again when the file changes."
+    )
     profile_timeout_s: float = Field(
         0.2, gt=0, description="After this long a profile counts as not available."
     )
@@ -35,3 +56,8 @@ class ServingConfig(BaseModel):
     audit_share: float = Field(
         1.0, ge=0, le=1, description="Share of answers that are audited, when there is a file."
     )
+
+    @property
+    def channel_names(self) -> frozenset[str]:
+        """Every channel that has settings, in any scene."""
+        return frozenset(self.channels).union(*(scene.channels for scene in self.scenes.values()))

@@ -19,3 +19,7 @@ class NotFound(LookupError):
 
 class SnapshotRefused(ValueError):
     """A bundle or delta is whole, but cannot be served: says which, what was expected and what was found."""
+
+
+class EditorialRefused(ValueError):
+    """The file of editorial lists cannot be used."""

@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from models.index import set_search_threads
 from serving.audit import AuditLog
+from serving.channels.editorial import EditorialFile
 from serving.config import ServingConfig
 from serving.errors import BadRequest, NotFound, TooLarge
+from serving.gather import Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
-from serving.recall import recall, similar
+from serving.recall import answer, ask, similar
 from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallRequest
 from serving.snapshot import Snapshot
 from serving.swap import Swapper
@@ -63,6 +65,8 @@ class Api:
         self.config, self.swapper, self.profiles, self.events = config, swapper, profiles, events
         self.audit, self.now_ms, self.metrics = audit, now_ms, swapper.metrics
         self._sampling = random.Random(seed)
+        self._lanes = Lanes(self._prepare_lane)
+        self._editorial = EditorialFile(config.editorial_file)
         self._openapi = _ENCODE(document())
 
     def snapshot(self) -> Snapshot:
@@ -73,6 +77,14 @@ class Api:
             raise NotReady(f"no snapshot is served: {why}")
         return snapshot
 
+    def _prepare_lane(self) -> None:
+        # Of this thread: one search at a time, as many threads as configured.
+        set_search_threads(self.config.threads)
+
+    def close(self) -> None:
+        """End the channels' threads."""
+        self._lanes.close()
+
     async def recall(self, request: Request) -> Response:
         """POST /v1/recall."""
         body = decode(_RECALL, await self._body(request))
@@ -80,14 +92,17 @@ class Api:
         profile, degraded = await self._profile(key_text(body.user_id, "$.user_id"), body.exclude_seen)
         snapshot = self.snapshot()
         ts_ms = body.ts_ms or self._moment_ms(snapshot, profile)
-        with torch.inference_mode():
-            answer = recall(snapshot, body, profile, ts_ms, uuid.uuid4().hex, degraded)
+        asking = ask(snapshot, body, profile, ts_ms, self.config, self._editorial.lists())
+        gathered = await self._lanes.gather(asking.sources, asking.limits_s, asking.ask, asking.k)
+        for name in gathered.dropped:
+            self.metrics.dropped.labels(name).inc()
+        answered = answer(asking, gathered, uuid.uuid4().hex, degraded)
         if not profile.history:
             self.metrics.cold.inc()
         if self.audit and self._sampling.random() < self.config.audit_share:
-            self.audit.write(body, ts_ms, profile, answer)
+            self.audit.write(body, ts_ms, profile, answered)
             self.metrics.audited.inc()
-        return _json(answer)
+        return _json(answered)
 
     async def similar(self, request: Request) -> Response:
         """GET /v1/items/{id}/similar."""

@@ -25,6 +25,12 @@ class ServingMetrics:
         self.profile_failures = Counter(
             "freshrecall_profile_failures", "Requests answered without the user's profile.", registry=r
         )
+        self.dropped = Counter(
+            "freshrecall_channels_dropped",
+            "Answers that went out without a channel.",
+            ["channel"],
+            registry=r,
+        )
         self.cold = Counter("freshrecall_cold_answers", "Answers for users without history.", registry=r)
         self.events = Counter("freshrecall_events_accepted", "Events handed to the stream.", registry=r)
         self.audited = Counter(

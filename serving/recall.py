@@ -1,24 +1,63 @@
-"""From a request, a profile and one snapshot to an answer. Pure: no clock, no I/O, no state."""
+"""From a request, a profile and one snapshot to an answer: who is asked, and how it becomes one list.
+
+`recall` does it in one thread; the server asks the channels in lanes (serving/gather.py) between `ask` and
+`answer`. All is pure: no clock, no I/O, no state.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from models.arrays import Float32Array, Int64Array
-from models.moments import Moments, one_moment
-from models.retrieve import retrieve
+from serving.channels.contract import Ask, Ranking, Source, ranking_of
+from serving.channels.editorial import Lists
+from serving.channels.moment import moment_of
+from serving.channels.of_snapshot import POPULARITY, sources_of
+from serving.config import ServingConfig
 from serving.errors import NotFound
-from serving.merge import snake_merge
-from serving.profile import HistoryEntry, Profile
-from serving.schema import Explanation, RecallAnswer, RecalledItem, RecallRequest, SimilarAnswer
-from serving.snapshot import Channel, NeighbourChannel, Snapshot, TowerConfig
+from serving.filters import barred
+from serving.fusion import Found, Fused, fuse
+from serving.fusion_config import ChannelConfig, FusionConfig
+from serving.gather import Gathered, gather_inline
+from serving.profile import Profile
+from serving.schema import (
+    ExplainedItem,
+    Explanation,
+    FoundBy,
+    RecallAnswer,
+    RecalledItem,
+    RecallRequest,
+    SimilarAnswer,
+)
+from serving.snapshot import NeighbourChannel, Snapshot
 from serving.validation import key_text
 from stream.keys import decode_id
 
-POPULARITY = "popularity"
-Ranking = list[tuple[str, float]]
+_CONFIG = ServingConfig()
+_BUILT_IN = {POPULARITY: ChannelConfig(users="cold")}
+_NOBODY = ChannelConfig(users="nobody")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One request, ready for the channels.
+
+    sources: those to ask, in the order of their importance; k: how many candidates of each; limits_s: how
+    long to wait for each.
+    """
+
+    snapshot: Snapshot
+    request: RecallRequest
+    ask: Ask
+    filters: Mapping[str, set[str]]
+    cold: bool
+    sources: Mapping[str, Source]
+    k: int
+    limits_s: Mapping[str, float]
+    fusion: FusionConfig
+    channels: Mapping[str, ChannelConfig]
 
 
 def recall(
@@ -28,89 +67,64 @@ def recall(
     ts_ms: int,
     request_id: str,
     degraded: Sequence[str] = (),
+    config: ServingConfig = _CONFIG,
+    editorial: Lists | None = None,
 ) -> RecallAnswer:
-    """Answer one request from one snapshot.
+    """Answer one request from one snapshot, the channels one after another.
 
-    The models and item-to-item channels take turns. A user without history gets the towers' items (from the
-    user's row and the context) in turn with what is popular. ts_ms: moment of the request.
-    Raises BadRequest for an ID that is none.
+    ts_ms: moment of the request. Raises BadRequest for an ID that is none.
     """
+    asking = ask(snapshot, request, profile, ts_ms, config, editorial)
+    gathered = gather_inline(asking.sources, asking.ask, asking.k)
+    return answer(asking, gathered, request_id, degraded)
+
+
+def ask(
+    snapshot: Snapshot,
+    request: RecallRequest,
+    profile: Profile,
+    ts_ms: int,
+    config: ServingConfig = _CONFIG,
+    editorial: Lists | None = None,
+) -> Asking:
+    """What the channels are asked. Raises BadRequest for an ID that is none."""
     user = key_text(request.user_id, "$.user_id")
-    excluded = {key_text(item, f"$.exclude[{at}]") for at, item in enumerate(request.exclude)}
-    if request.exclude_seen:
-        excluded.update(profile.consumed)
-    excluded_keys = pa.array(list(excluded), pa.string()) if excluded else None
-    names: list[str] = []
-    rankings: list[Ranking] = []
-    history = 0
-    for name in snapshot.names:
-        channel = snapshot.channels.get(name) or snapshot.neighbours[name]
-        moment = moment_of(channel.config, user, ts_ms, profile.history, request.context, profile.attributes)
-        history = max(history, len(moment.history_id))
-        names.append(name)
-        rankings.append(_from_channel(channel, moment, request.k, excluded_keys))
-    cold = history == 0
-    if cold:
-        names, rankings = [POPULARITY, *names], [_popular(snapshot, request.k, excluded), *rankings]
-    items = [
-        RecalledItem(decode_id(rankings[at][place][0]), rankings[at][place][1], names[at])
-        for at, place in snake_merge(rankings, request.k)
-    ]
-    if not cold and len(items) < request.k:
-        items += _fill(items, _popular(snapshot, request.k + len(items), excluded), request.k)
-    explain = None
-    if request.explain:
-        counts: dict[str, int] = {}
-        for item in items:
-            counts[item.channel] = counts.get(item.channel, 0) + 1
-        explain = Explanation(ts_ms, cold, history, len(excluded), counts)
+    exclude = {key_text(item, f"$.exclude[{at}]") for at, item in enumerate(request.exclude)}
+    filters = barred(config.filters, profile, ts_ms, exclude, request.exclude_seen)
+    asked = Ask(user, ts_ms, request.context, profile, set().union(*filters.values()))
+    cold = not any(
+        entry.kind in snapshot.history_kinds and entry.item_id and entry.ts_ms <= ts_ms
+        for entry in reversed(profile.history)
+    )
+    fusion, channels = config.fusion, {**_BUILT_IN, **config.channels}
+    if scene := config.scenes.get(request.context.get("scene", "")):
+        fusion, channels = scene.fusion or fusion, {**channels, **scene.channels}
+    k = request.k if fusion.method in ("snake", "quota") else max(request.k, fusion.depth)
+    sources = _chosen(snapshot, sources_of(snapshot, config.own_items, editorial or {}), channels, cold)
+    given = {name: channels[name].timeout_ms if name in channels else None for name in sources}
+    limits_s = {name: (limit or config.channel_timeout_ms) / 1000 for name, limit in given.items()}
+    return Asking(snapshot, request, asked, filters, cold, sources, k, limits_s, fusion, channels)
+
+
+def answer(asking: Asking, gathered: Gathered, request_id: str, degraded: Sequence[str] = ()) -> RecallAnswer:
+    """The channels' candidates as one list, filled up with what is popular where they fall short."""
+    snapshot, k = asking.snapshot, asking.request.k
+    fused = fuse(asking.fusion, asking.channels, gathered.rankings, k)
+    if len(fused) < k:
+        fused += _popular(snapshot, asking.ask, fused, k - len(fused))
+    items = [RecalledItem(decode_id(one.key), one.found[0].score, one.found[0].channel) for one in fused]
+    missing = [f"channel {name}: {why}" for name, why in gathered.dropped.items()]
     return RecallAnswer(
         items,
         snapshot.bundle,
         snapshot.delta,
         snapshot.watermark_ms,
         snapshot.catalogue,
-        profile.position,
+        asking.ask.profile.position,
         request_id,
-        list(degraded),
-        explain,
+        [*degraded, *missing],
+        _explained(asking, gathered, fused, items) if asking.request.explain else None,
     )
-
-
-def moment_of(
-    config: TowerConfig,
-    user: str,
-    ts_ms: int,
-    history: Sequence[HistoryEntry],
-    context: Mapping[str, str],
-    attributes: Mapping[str, str],
-) -> Moments:
-    """The input of a model or channel: of the live history, the newest entries of each of its histories.
-
-    What happened after the moment is not yet history.
-    """
-    return one_moment(
-        user,
-        ts_ms,
-        _newest(history, config.positives, config.read_length, ts_ms),
-        context,
-        attributes,
-        {name: _newest(history, of.kinds, of.length, ts_ms) for name, of in config.histories.items()},
-    )
-
-
-def _newest(
-    history: Sequence[HistoryEntry], kinds: Sequence[str], length: int, ts_ms: int
-) -> list[tuple[str, int]]:
-    """(item key, ts_ms) of the newest entries of some kinds, oldest first.
-
-    An item counts once per request, at its first such kind, as in training.
-    """
-    entries: dict[tuple[object, str], int] = {}
-    for place, entry in enumerate(history):
-        if entry.kind in kinds and entry.item_id and entry.ts_ms <= ts_ms:
-            entries.setdefault((entry.request_id or place, entry.item_id), entry.ts_ms)
-    return [(item, at) for (_, item), at in entries.items()][-length:]
 
 
 def similar(snapshot: Snapshot, keys: Sequence[str], k: int, model: str = "") -> SimilarAnswer:
@@ -129,42 +143,67 @@ def similar(snapshot: Snapshot, keys: Sequence[str], k: int, model: str = "") ->
         raise NotFound(f"item: expected an item of {snapshot.bundle}/{snapshot.delta}, got {keys[0]!r}")
     if isinstance(channel, NeighbourChannel):
         scores, near = channel.items.similar(int(known[0]), k)
-        found = _ranked((scores[None], near[None]), channel)
+        found = ranking_of((scores[None], near[None]), channel.items)
     else:
         items = channel.items
-        found = _ranked(items.search(items.vectors_of(known), k, [known]), channel)
-    answer = [RecalledItem(decode_id(key), score, name) for key, score in found]
-    return SimilarAnswer(answer, snapshot.bundle, snapshot.delta, snapshot.watermark_ms)
+        found = ranking_of(items.search(items.vectors_of(known), k, [known]), items)
+    near_items = [RecalledItem(decode_id(key), score, name) for key, score in found]
+    return SimilarAnswer(near_items, snapshot.bundle, snapshot.delta, snapshot.watermark_ms)
 
 
-def _from_channel(
-    channel: Channel | NeighbourChannel, moment: Moments, k: int, excluded_keys: pa.Array | None
-) -> Ranking:
-    excluded = None if excluded_keys is None else [channel.items.lookup(excluded_keys)]
-    if isinstance(channel, NeighbourChannel):
-        return _ranked(channel.items.search(moment, k, excluded), channel)
-    return _ranked(retrieve(channel.tower.queries(moment), channel.items, k, excluded), channel)
+def _chosen(
+    snapshot: Snapshot, sources: Mapping[str, Source], channels: Mapping[str, ChannelConfig], cold: bool
+) -> dict[str, Source]:
+    """Those that this user gets; what only newcomers get comes first for them."""
+    asked: dict[str, Source] = {}
+    for wanted in ("cold", "all") if cold else ("all",):
+        for name, source in sources.items():
+            default = ChannelConfig() if name in snapshot.names else _NOBODY
+            if channels.get(name, default).users == wanted:
+                asked[name] = source
+    return asked
 
 
-def _ranked(found: tuple[Float32Array, Int64Array], channel: Channel | NeighbourChannel) -> Ranking:
-    scores, positions = found[0][0], found[1][0]
-    if len(positions) and positions[-1] < 0:
-        scores, positions = scores[positions >= 0], positions[positions >= 0]
-    return list(zip(channel.items.keys_of(positions), scores.tolist(), strict=True))
+def _history_length(snapshot: Snapshot, asked: Ask) -> int:
+    """The longest history that a model or item-to-item channel reads of the user, 0 = nobody known."""
+    longest = 0
+    for name in snapshot.names:
+        config = (snapshot.channels.get(name) or snapshot.neighbours[name]).config
+        moment = moment_of(config, asked.user, asked.ts_ms, asked.profile.history, {}, {})
+        longest = max(longest, len(moment.history_id))
+    return longest
 
 
-def _popular(snapshot: Snapshot, k: int, excluded: set[str]) -> Ranking:
-    found: Ranking = []
+def _popular(snapshot: Snapshot, asked: Ask, fused: Sequence[Fused], k: int) -> list[Fused]:
+    """The k most popular items that are not there yet."""
+    taken = asked.excluded | {one.key for one in fused}
+    ranking: Ranking = []
     for key, score in zip(snapshot.popular_keys, snapshot.popular_scores, strict=True):
-        if key not in excluded:
-            found.append((key, score))
-            if len(found) == k:
-                break
-    return found
+        if len(ranking) == k:
+            break
+        if key not in taken:
+            ranking.append((key, score))
+    return [Fused(key, 0.0, (Found(POPULARITY, score, rank),)) for rank, (key, score) in enumerate(ranking)]
 
 
-def _fill(items: list[RecalledItem], popular: Ranking, k: int) -> list[RecalledItem]:
-    """Popular items for the places that the towers left empty."""
-    taken = {(type(item.id), item.id) for item in items}
-    rest = [RecalledItem(decode_id(key), score, POPULARITY) for key, score in popular]
-    return [item for item in rest if (type(item.id), item.id) not in taken][: k - len(items)]
+def _explained(
+    asking: Asking, gathered: Gathered, fused: Sequence[Fused], items: Sequence[RecalledItem]
+) -> Explanation:
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[item.channel] = counts.get(item.channel, 0) + 1
+    explained = [
+        ExplainedItem(item.id, one.value, [FoundBy(by.channel, by.score, by.rank) for by in one.found])
+        for item, one in zip(items, fused, strict=True)
+    ]
+    return Explanation(
+        asking.ask.ts_ms,
+        asking.cold,
+        _history_length(asking.snapshot, asking.ask),
+        len(asking.ask.excluded),
+        counts,
+        asking.fusion.method,
+        {name: len(keys) for name, keys in asking.filters.items()},
+        {name: len(ranking) for name, ranking in gathered.rankings.items()},
+        explained,
+    )

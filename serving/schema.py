@@ -46,14 +46,38 @@ class RecalledItem(msgspec.Struct, frozen=True, gc=False):
     channel: str
 
 
+class FoundBy(msgspec.Struct, frozen=True, gc=False):
+    """What one channel said about an item: its raw score and its rank there, 0 = best."""
+
+    channel: str
+    score: float
+    rank: int
+
+
+class ExplainedItem(msgspec.Struct, frozen=True):
+    """An item of the answer: the channels that named it, and what it was ordered by (0 = by turns)."""
+
+    id: int | str
+    value: float
+    found_by: list[FoundBy]
+
+
 class Explanation(msgspec.Struct, frozen=True):
-    """How an answer came about."""
+    """How an answer came about.
+
+    excluded: items left out, `filters` how many by each filter (an item may be under several); channels: how
+    many of the answer's items each stands for; candidates: how many each gave.
+    """
 
     ts_ms: int
     cold: bool
     history: int
     excluded: int
     channels: dict[str, int]
+    method: str = ""
+    filters: dict[str, int] = {}
+    candidates: dict[str, int] = {}
+    items: list[ExplainedItem] = []
 
 
 class RecallAnswer(msgspec.Struct, frozen=True):

@@ -64,8 +64,8 @@ def serve(
     api = Api(config, swapper, profiles, events, audit)
     ended = threading.Event()
     follower = threading.Thread(target=swapper.follow, args=(ended,), name="swap", daemon=True)
-    # One thread per search on purpose: the event loop is the worker, and consumer and trainer share the
-    # machine.
+    # One thread per search on purpose: consumer and trainer share the machine. Channels search in threads of
+    # their own (Api), similar items are found in this one.
     torch.set_num_threads(config.threads)
     set_search_threads(config.threads)
     follower.start()
@@ -75,6 +75,7 @@ def serve(
     finally:
         ended.set()
         follower.join(timeout=30)
+        api.close()
         if audit:
             audit.close()
 

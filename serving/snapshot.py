@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -136,6 +137,12 @@ class Snapshot:
     popularity: PopularityList
     popular_keys: Sequence[str]
     popular_scores: Sequence[float]
+
+    @cached_property
+    def history_kinds(self) -> frozenset[str]:
+        """Kinds of events that make up the history of any model or item-to-item channel."""
+        configs = [(self.channels.get(name) or self.neighbours[name]).config for name in self.names]
+        return frozenset(kind for config in configs for kind in config.positives)
 
     @classmethod
     def load(cls, bundle: Artifact, load_tower: LoadTower, names: Sequence[str] = ()) -> Snapshot:

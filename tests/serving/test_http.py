@@ -55,6 +55,17 @@ def test_recall(ready):
         "history": 1,
         "excluded": 0,
         "channels": {"m": 4},
+        "method": "snake",
+        "filters": {},
+        "candidates": {"m": 4},
+        "items": [
+            {
+                "id": item["id"],
+                "value": 0.0,
+                "found_by": [{"channel": "m", "score": item["score"], "rank": rank}],
+            }
+            for rank, item in enumerate(body["items"])
+        ],
     }
     assert ready.profiles.fetched == ["#900"]
     assert ask(ready, "GET", "/readyz").json()["bundle"] == ready.snapshot.bundle
@@ -69,7 +80,7 @@ def test_the_moment_of_a_request(ready):
 
     assert moment() == HOUR + 50  # the event clock: what is newest
     assert moment(ts_ms=5) == 5
-    ready.config = ServingConfig(clock="wall")
+    ready.config = ServingConfig(clock="wall", channel_timeout_ms=60_000)
     assert moment() == HOUR + 50  # never before the user's own last event
     ready.profiles.put("u1", [("i5", "click", 50)])
     assert moment() == 777

@@ -96,7 +96,7 @@ def trained(request, tmp_path_factory):
 def test_served_scores_are_the_learners(trained, redis_url, tmp_path):
     world, bundle, learner = trained
     # Also with fewer threads than this process has: the numbers are those of the files.
-    config = ServingConfig(clock="event", profile_timeout_s=20)
+    config = ServingConfig(clock="event", profile_timeout_s=20, channel_timeout_ms=60_000)
     world.swapper = Swapper(world.registry, world.pointer, Served(), config, load_published, ServingMetrics())
     world.config = config
     world.pointer.set(Pointer(bundle=bundle, delta=1, watermark_ms=DAY_1 + 2 * HOUR))

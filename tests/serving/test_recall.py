@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.moments import HistoryLists
+from serving.channels.moment import moment_of
 from serving.errors import BadRequest, NotFound
 from serving.profile import NO_PROFILE
-from serving.recall import moment_of, recall, similar
+from serving.recall import recall, similar
 from serving.schema import RecallRequest
 from tests.serving.world import HOUR, FakeProfiles, World
 

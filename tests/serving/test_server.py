@@ -71,7 +71,9 @@ def wait_for(condition, seconds=60):
 def test_swaps_under_concurrent_requests_never_fail_and_never_mix(tmp_path):
     world = World(tmp_path / "registry")
     audit = tmp_path / "audit.jsonl"
-    config = ServingConfig(port=0, clock="event", poll_interval_s=0.01, audit_file=audit)
+    config = ServingConfig(
+        port=0, clock="event", channel_timeout_ms=60_000, poll_interval_s=0.01, audit_file=audit
+    )
     for user in range(5):
         world.profiles.put(f"u{user}", [(f"i{user}", "click", 100 + user)])
     base = world.bundle(items=300)

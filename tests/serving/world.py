@@ -98,7 +98,9 @@ class World:
     """A registry with its pointer, and the parts of a server over it."""
 
     root: Path
-    config: ServingConfig = field(default_factory=lambda: ServingConfig(clock="event", retry_interval_s=5))
+    config: ServingConfig = field(
+        default_factory=lambda: ServingConfig(clock="event", retry_interval_s=5, channel_timeout_ms=60_000)
+    )
     index: IndexConfig = field(default_factory=IndexConfig)
     now_s: float = 0.0
 

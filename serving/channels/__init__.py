@@ -1,0 +1,1 @@
+"""Where candidates come from: one contract, one file per kind of channel."""

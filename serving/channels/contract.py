@@ -1,0 +1,61 @@
+"""The contract of a channel: what it is asked, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import pyarrow as pa
+
+from models.arrays import Float32Array, Int64Array
+from serving.profile import Profile
+
+Ranking = list[tuple[str, float]]
+"""(item key text, score), best first, every key once. Scores compare within one channel only."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request, as every channel reads it.
+
+    user: key text; ts_ms: moment of the request; excluded: key texts that must not be answered.
+    """
+
+    user: str
+    ts_ms: int
+    context: Mapping[str, str]
+    profile: Profile
+    excluded: Set[str]
+
+    @cached_property
+    def excluded_keys(self) -> pa.Array | None:
+        """The excluded items as string[n], None for none."""
+        return pa.array(list(self.excluded), pa.string()) if self.excluded else None
+
+
+class Source(Protocol):
+    """A channel of one snapshot."""
+
+    def candidates(self, ask: Ask, k: int) -> Ranking:
+        """At most k items, none of them excluded; fewer only when the channel knows no more. Pure: no clock,
+        no I/O, nothing kept. It may be called from any thread, one call at a time.
+        """
+        ...
+
+
+class Positions(Protocol):
+    """What turns places into item keys."""
+
+    def keys_of(self, positions: Int64Array) -> list[str]:
+        """Keys of positions int64[n] (no -1 among them)."""
+        ...
+
+
+def ranking_of(found: tuple[Float32Array, Int64Array], items: Positions) -> Ranking:
+    """The first row of scores float32[1, k] and positions int64[1, k], without the empty places (-1)."""
+    scores, positions = found[0][0], found[1][0]
+    if len(positions) and positions[-1] < 0:
+        scores, positions = scores[positions >= 0], positions[positions >= 0]
+    return list(zip(items.keys_of(positions), scores.tolist(), strict=True))

@@ -1,0 +1,31 @@
+"""All channels of one snapshot, by name, in the order of their importance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from serving.channels.contract import Source
+from serving.channels.editorial import EditorialSource, Lists
+from serving.channels.neighbours import NeighbourSource
+from serving.channels.own import OwnItemsConfig, OwnItemsSource
+from serving.channels.popular import PopularSource
+from serving.channels.tower import TowerSource
+from serving.snapshot import Snapshot
+
+POPULARITY, OWN_ITEMS, EDITORIAL = "popularity", "own_items", "editorial"
+BUILT_IN = (POPULARITY, OWN_ITEMS, EDITORIAL)
+"""Channels that every snapshot has, whatever its bundle was trained with."""
+
+
+def sources_of(snapshot: Snapshot, own: OwnItemsConfig, editorial: Lists) -> Mapping[str, Source]:
+    """The snapshot's models and item-to-item channels in its order, then the built-in ones."""
+    sources: dict[str, Source] = {
+        name: TowerSource(snapshot.channels[name])
+        if name in snapshot.channels
+        else NeighbourSource(snapshot.neighbours[name])
+        for name in snapshot.names
+    }
+    sources[POPULARITY] = PopularSource(snapshot.popular_keys, snapshot.popular_scores)
+    sources[OWN_ITEMS] = OwnItemsSource(own)
+    sources[EDITORIAL] = EditorialSource(editorial)
+    return sources

@@ -1,0 +1,46 @@
+"""The user's own items, to repeat or to go on with: what was had often and lately."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.channels.contract import Ask, Ranking
+from stream.event import Kind
+
+
+class OwnItemsConfig(BaseModel):
+    """The channel `own_items`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinds: tuple[Kind, ...] = Field(
+        ("purchase", "play", "collect"), min_length=1, description="Kinds of events that make an item own."
+    )
+    ended_by: tuple[Kind, ...] = Field(
+        ("finish", "hate"), description="Kinds of events after which an item is none until it is had again."
+    )
+    half_life_h: float = Field(720.0, gt=0, description="Age after which an event counts half.")
+
+
+@dataclass(frozen=True)
+class OwnItemsSource:
+    """score(item) = sum over its events of 2^-(age / half-life)."""
+
+    config: OwnItemsConfig
+
+    def candidates(self, ask: Ask, k: int) -> Ranking:
+        """The k own items of the highest scores; of equal ones the later had first."""
+        sums: dict[str, float] = {}
+        half_life_ms = self.config.half_life_h * 3_600_000
+        for entry in ask.profile.history:  # oldest first
+            if not entry.item_id or entry.ts_ms > ask.ts_ms:
+                continue
+            if entry.kind in self.config.ended_by:
+                sums.pop(entry.item_id, None)
+            elif entry.kind in self.config.kinds:
+                before = sums.pop(entry.item_id, 0.0)
+                sums[entry.item_id] = before + 2.0 ** ((entry.ts_ms - ask.ts_ms) / half_life_ms)
+        latest_first = [entry for entry in reversed(sums.items()) if entry[0] not in ask.excluded]
+        return sorted(latest_first, key=lambda entry: -entry[1])[:k]

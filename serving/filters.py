@@ -1,0 +1,67 @@
+"""What may not be answered. Known before any channel is asked, so that answers stay full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.profile import Profile
+from stream.event import Identifier, Kind
+from stream.keys import encode_id
+
+
+class SeenRule(BaseModel):
+    """Items that the user met in some way and not long ago."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinds: tuple[Kind, ...] = Field(min_length=1, description="Kinds of events that count.")
+    horizon_h: float | None = Field(
+        None, gt=0, description="Hours before the request; none = as long as the profile remembers."
+    )
+
+
+class FilterConfig(BaseModel):
+    """What every answer leaves out, whatever the request says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seen: tuple[SeenRule, ...] = Field(
+        (),
+        description="Items of the user's history (profiles.history_length newest events), by kind and age.",
+    )
+    blocked_items: tuple[Identifier, ...] = Field((), description="Items that nobody gets.")
+
+
+def barred(
+    config: FilterConfig, profile: Profile, ts_ms: int, exclude: set[str], exclude_seen: bool
+) -> Mapping[str, set[str]]:
+    """Filter -> item key texts that it leaves out of the answer at ts_ms; one item may be under several.
+
+    request: its `exclude`; consumed: all that the user ever consumed, where the request asks for it;
+    seen, blocked: by configuration.
+    """
+    filters: dict[str, set[str]] = {}
+    if exclude:
+        filters["request"] = exclude
+    if exclude_seen and profile.consumed:
+        filters["consumed"] = set(profile.consumed)
+    if config.blocked_items:
+        filters["blocked"] = {encode_id(item) for item in config.blocked_items}
+    if config.seen and (seen := _seen(config, profile, ts_ms)):
+        filters["seen"] = seen
+    return filters
+
+
+def _seen(config: FilterConfig, profile: Profile, ts_ms: int) -> set[str]:
+    since_ms: dict[str, float] = {}
+    for rule in config.seen:
+        begin_ms = float("-inf") if rule.horizon_h is None else ts_ms - 3_600_000 * rule.horizon_h
+        for kind in rule.kinds:
+            since_ms[kind] = min(begin_ms, since_ms.get(kind, begin_ms))
+    return {
+        entry.item_id
+        for entry in profile.history
+        if entry.item_id and entry.ts_ms <= ts_ms and entry.ts_ms >= since_ms.get(entry.kind, float("inf"))
+    }
