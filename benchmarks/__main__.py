@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import intake, lookup, prebatch, search, update
+from benchmarks import intake, join, lookup, prebatch, search, update
 from benchmarks.measure import surroundings
 
 SUITE = {
@@ -17,6 +17,7 @@ SUITE = {
     "update": update.run,
     "prebatch": prebatch.run,
     "intake": intake.run,
+    "join": join.run,
     "search": search.run,
 }
 LATEST = Path(__file__).parent / "results" / "latest.json"

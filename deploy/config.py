@@ -19,6 +19,7 @@ from serving.channels.of_snapshot import BUILT_IN, EDITORIAL, OWN_ITEMS
 from serving.config import ServingConfig
 from stream.archive import ArchiveConfig
 from stream.intake import IntakeConfig
+from stream.joined_log import JoinedLogConfig
 from stream.profiles import ProfileConfig
 from stream.topics import KafkaConfig
 from updater.config import ScheduleConfig, UpdateConfig
@@ -48,6 +49,9 @@ class Config(BaseModel):
     intake: IntakeConfig = Field(default_factory=IntakeConfig, description="Checks of events, watermark.")
     profiles: ProfileConfig = Field(default_factory=ProfileConfig, description="Online user profiles.")
     archive: ArchiveConfig = Field(default_factory=ArchiveConfig, description="The durable event log.")
+    join: JoinedLogConfig = Field(
+        default_factory=JoinedLogConfig, description="Impressions with the actions that followed."
+    )
     features: tuple[FeatureConfig, ...] = Field((), description="Features of every model, declared once.")
     models: dict[str, ModelConfig] = Field(
         default_factory=lambda: {"two_tower": ModelConfig()},
@@ -140,6 +144,11 @@ class Config(BaseModel):
     def archive_dir(self) -> Path:
         """The durable event log."""
         return self.data_dir / "archive"
+
+    @property
+    def joined_dir(self) -> Path:
+        """Impressions joined with actions."""
+        return self.data_dir / "joined"
 
     @property
     def dead_letter_file(self) -> Path:

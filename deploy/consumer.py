@@ -1,4 +1,4 @@
-"""The process `consume`: the intake, and the incremental updater beside it."""
+"""The process `consume`: the intake, and beside it the incremental updater and the join."""
 
 import contextlib
 import threading
@@ -7,6 +7,7 @@ import torch
 
 from deploy.config import Config
 from deploy.intake_metrics import metrics_page
+from deploy.join_metrics import JoinCollector
 from deploy.threads import Loop, run_together
 from deploy.wiring import (
     archive,
@@ -14,6 +15,7 @@ from deploy.wiring import (
     catalogue_writer,
     dead_letters,
     intake,
+    joined_log,
     profiles,
 )
 from deploy.wiring_training import incremental_updater
@@ -31,11 +33,14 @@ def run_consumer(config: Config, stop: threading.Event) -> None:
         letters = stack.enter_context(dead_letters(config))
         writer = stack.enter_context(contextlib.closing(catalogue_writer(config)))
         taking_in = intake(config, held, online, letters)
-        stack.enter_context(metrics_page(config.metrics, taking_in.counts))
+        joined = joined_log(config)
+        stack.enter_context(metrics_page(config.metrics, taking_in.counts, JoinCollector(joined.counts)))
         loops: dict[str, Loop] = {
             "intake": taking_in.run,
             "catalogue": catalogue_intake(config, writer, online, letters).run,
         }
         if config.update.incremental:
             loops["updater"] = incremental_updater(config).run
+        if config.join.enabled:
+            loops["join"] = joined.run
         run_together(stop, loops)

@@ -37,8 +37,8 @@ class IntakeCollector(Collector):
 
 
 @contextlib.contextmanager
-def metrics_page(config: MetricsConfig, counts: IntakeCounts) -> Iterator[None]:
-    """Serve the counts over HTTP while the consumer runs, if a port is configured.
+def metrics_page(config: MetricsConfig, counts: IntakeCounts, *others: Collector) -> Iterator[None]:
+    """Serve the counts and what the others collect over HTTP while the consumer runs, if a port is set.
 
     Raises StartError when the port is taken.
     """
@@ -46,7 +46,8 @@ def metrics_page(config: MetricsConfig, counts: IntakeCounts) -> Iterator[None]:
         yield
         return
     registry = CollectorRegistry()
-    registry.register(IntakeCollector(counts))
+    for collector in (IntakeCollector(counts), *others):
+        registry.register(collector)
     try:
         server, thread = start_http_server(config.consume_port, config.host, registry)
     except OSError as error:

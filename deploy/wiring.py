@@ -17,6 +17,7 @@ from stream.catalogue import CatalogueWriter
 from stream.catalogue_intake import CatalogueIntake
 from stream.dead_letters import DeadLetters
 from stream.intake import Intake
+from stream.joined_log import JoinedLog
 from stream.producer import EventProducer
 from stream.profiles import AsyncProfiles, Profiles
 from updater.schedule import DailyJob, Schedule
@@ -53,6 +54,11 @@ def async_profiles(config: Config) -> AsyncProfiles:
 def intake(config: Config, held: Archive, online: Profiles, letters: DeadLetters) -> Intake:
     """From Kafka into `held` and `online`."""
     return Intake(resolved(config).kafka, held, online, letters, config=config.intake)
+
+
+def joined_log(config: Config) -> JoinedLog:
+    """The join of impressions with actions, behind the archive's seals."""
+    return JoinedLog(config.joined_dir, ArchiveReader(config.archive_dir), config.join)
 
 
 def registry(config: Config) -> Registry:

@@ -218,18 +218,20 @@ class ImpressionJoin:
         self.counts.late += int(again.sum())
 
         kept = ~over & ~(due & pc.equal(state.open["request_id"], "").to_numpy())
-        row = column(state.held, "row")
-        held = state.held.filter(pa.array(kept[row]))
-        renumbered = pa.array((np.cumsum(kept) - 1)[row[kept[row]]], pa.int64())
-        state.held = held.set_column(0, HELD_SCHEMA.field("row"), renumbered).combine_chunks()
-        state.open = _with_flag(state.open, "emitted", emitted | due).filter(pa.array(kept)).combine_chunks()
+        state.open = _with_flag(state.open, "emitted", emitted | due)
+        if not kept.all():
+            row = column(state.held, "row")
+            held = state.held.filter(pa.array(kept[row]))
+            renumbered = pa.array((np.cumsum(kept) - 1)[row[kept[row]]], pa.int64())
+            state.held = held.set_column(0, HELD_SCHEMA.field("row"), renumbered).combine_chunks()
+            state.open = state.open.filter(pa.array(kept)).combine_chunks()
         return rows
 
     def _rows(self, which: np.ndarray, late: bool, end_ms: int) -> pa.Table:
         """Rows of JOINED_SCHEMA for the open impressions bool[O] `which`: with all actions, or early ones."""
         held, row = self.state.held, column(self.state.held, "row")
         wanted = which[row] if late else which[row] & column(held, "early")
-        impressions = self.state.open.filter(pa.array(which)).select(IMPRESSION_COLUMNS)
+        impressions = self.state.open.select(IMPRESSION_COLUMNS).filter(pa.array(which))
         actions = _action_maps(
             (np.cumsum(which) - 1)[row[wanted]],
             column(held, "kind")[wanted],

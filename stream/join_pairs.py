@@ -28,8 +28,11 @@ class Pairs:
         return _places(pa.array(self._joined(table)), self._pairs)
 
     def _joined(self, table: pa.Table) -> np.ndarray:
-        request, item = _places(table["request_id"], self._requests), _places(table["item_id"], self._items)
-        return np.where((request < 0) | (item < 0), -1, request * max(1, len(self._items)) + item)
+        joined = _places(table["request_id"], self._requests)
+        found = joined >= 0  # few of what is held: only their items are looked up
+        item = _places(table["item_id"].filter(pa.array(found)), self._items)
+        joined[found] = np.where(item < 0, -1, joined[found] * max(1, len(self._items)) + item)
+        return joined
 
 
 def _distinct(columns: list[pa.ChunkedArray]) -> pa.Array:

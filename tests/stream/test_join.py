@@ -31,8 +31,9 @@ def joined(cut) -> list:
     for events, end in cut:
         join = ImpressionJoin(CONFIG, state)
         rows += rows_of(join.take(table(events), end))
-        state = JoinState.from_frames(join.state.frames())
-        assert state.frames() == join.state.frames()
+        frames = join.state.frames()
+        state = JoinState.from_frames(frames)
+        assert state.frames() == frames
     return rows
 
 
@@ -50,31 +51,31 @@ def dicts_in_order(row):
     return (*row[:6], sorted(row[6].items()), sorted(row[7].items()), *row[8:])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_any_disorder_equals_the_plain_loop(rng: Random) -> None:
-    stream = random_stream(rng, 25, 2 * HORIZON, rng.choice([0, WAIT, 3 * HORIZON]), doubles=True)
+    stream = random_stream(rng, 15, 2 * HORIZON, rng.choice([0, WAIT, 3 * HORIZON]), doubles=True)
     cut = list(random_cut(rng, stream))
     plain = PlainJoin()
     expected = [row for events, end in cut for row in plain.take(events, end)]
     assert [dicts_in_order(row) for row in joined(cut)] == [dicts_in_order(row) for row in expected]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_rows_of_a_stream_in_order_do_not_depend_on_the_cut(rng: Random) -> None:
-    stream = random_stream(rng, 25, 2 * HORIZON, 0, doubles=True)
+    stream = random_stream(rng, 15, 2 * HORIZON, 0, doubles=True)
     expected = text(dicts_in_order(row) for row in by_event_time(stream))
     for _ in range(3):
         rows = joined(random_cut(rng, stream))
         assert text(dicts_in_order(row[:-1]) for row in rows) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_events_that_come_late_change_the_final_rows_in_no_cut(rng: Random) -> None:
     """As long as they come before the horizon is over."""
-    stream = random_stream(rng, 25, HORIZON // 2, HORIZON // 3, doubles=False)
+    stream = random_stream(rng, 15, HORIZON // 2, HORIZON // 3, doubles=False)
     expected = final(by_event_time(stream))
     for _ in range(3):
         assert final(joined(random_cut(rng, stream))) == expected
@@ -172,8 +173,6 @@ def test_a_state_survives_new_kinds_in_the_contract() -> None:
     join = ImpressionJoin(CONFIG)
     join.take(table([event("impression", 0), event("click", 1), event("view", 2, item=5)]), T0 + 3)
     frames = join.state.frames()
-    order = list(KINDS)
-    order[KINDS.index("click")], order[KINDS.index("hate")] = "hate", "click"
     swapped = frames[0].replace(b'"click"', b'"?"').replace(b'"hate"', b'"click"').replace(b'"?"', b'"hate"')
     state = JoinState.from_frames([swapped, *frames[1:]])
     assert [KINDS[kind] for kind in state.held["kind"].to_pylist()] == ["hate"]
@@ -187,9 +186,11 @@ def test_schema() -> None:
         "event_id: string not null\nts_ms: int64 not null\nuser_id: string not null\n"
         "item_id: string not null\nscene: string not null\nrequest_id: string not null\n"
         "context: map<string, string> not null\n"
-        "  child 0, entries: struct<key: string not null, value: string> not null\n      child 0, key: string not null\n      child 1, value: string\n"
+        "  child 0, entries: struct<key: string not null, value: string> not null\n"
+        "      child 0, key: string not null\n      child 1, value: string\n"
         "actions: map<string, double> not null\n"
-        "  child 0, entries: struct<key: string not null, value: double> not null\n      child 0, key: string not null\n      child 1, value: double\n"
+        "  child 0, entries: struct<key: string not null, value: double> not null\n"
+        "      child 0, key: string not null\n      child 1, value: double\n"
         "late: bool not null\nemitted_ms: int64 not null"
     )
     assert pa.types.is_map(JOINED_SCHEMA.field("actions").type)
