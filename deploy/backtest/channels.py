@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from deploy.backtest.fused import Said
 from deploy.backtest.observer import Block
 from deploy.backtest.served import Items, Served
 from deploy.backtest.settings import OWN_ITEMS, POPULARITY
@@ -25,6 +26,10 @@ class Channel(Protocol):
         """The items it can recommend, and float32[n, K] for the block's n targets; -inf = never."""
         ...
 
+    def said(self, items: Items, scores: Float32Array) -> Said:
+        """The same without what fills answers up, on a scale that can be averaged: what is blended."""
+        ...
+
 
 @dataclass(frozen=True)
 class LearnedChannel:
@@ -38,6 +43,10 @@ class LearnedChannel:
         queries = served.state.learners[self.name].queries(block.moments[self.name])
         return items, dense_scores(queries, items.keys, items.vectors)[: len(block.rows)]
 
+    def said(self, items: Items, scores: Float32Array) -> Said:
+        """Scores as they are."""
+        return Said(items, scores)
+
 
 class PopularityChannel:
     """Time-decayed counts, the same for everybody."""
@@ -46,6 +55,10 @@ class PopularityChannel:
         """The counts of the strategy's watermark, for every item with a positive by then."""
         counts = served.popular.vectors[:, 0]
         return served.popular, np.repeat(counts[None], len(block.rows), axis=0)
+
+    def said(self, items: Items, scores: Float32Array) -> Said:
+        """Logarithms: counts have heavy tails."""
+        return Said(items, np.log1p(scores))
 
 
 class OwnItemsChannel:
@@ -59,6 +72,10 @@ class OwnItemsChannel:
         places = items.places_of(history.items)
         np.add.at(share, (rows[places >= 0], places[places >= 0]), np.float32(1.0))
         return items, share
+
+    def said(self, items: Items, scores: Float32Array) -> Said:
+        """Own items only."""
+        return Said(items, np.log1p(np.floor(scores)), scores >= 1.0)
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,10 @@ class ItemToItemChannel:
         similar = served.neighbours[self.name].dense_scores(self._moments(block, history), items.keys)
         behind = -1.0 / (counts / (counts.max(initial=0.0) + 1.0) + 1e-12)
         return items, np.where(similar > 0, similar, behind).astype(np.float32)
+
+    def said(self, items: Items, scores: Float32Array) -> Said:
+        """Similar items only."""
+        return Said(items, np.maximum(scores, 0.0), scores > 0)
 
     def _moments(self, block: Block, history: History) -> Moments:
         targets, sizes = self.targets, np.diff(history.offsets)

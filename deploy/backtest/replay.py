@@ -16,15 +16,17 @@ import pyarrow as pa
 
 from deploy.backtest.channels import Channel, channel_of
 from deploy.backtest.events import EventStream
+from deploy.backtest.fused import FusedChannel, Said, lead_start_ms
 from deploy.backtest.observer import Block, Observer
 from deploy.backtest.plan import Step
+from deploy.backtest.plan import steps as cut_steps
 from deploy.backtest.ranking import ranked
 from deploy.backtest.served import Items, Served
-from deploy.backtest.settings import Settings
+from deploy.backtest.settings import FUSED, Settings
 from deploy.backtest.snapshot import Snapshot
 from deploy.backtest.strategies import Strategy
 from deploy.backtest.targets import History, Targets
-from models.arrays import Float32Array, Float64Array, Int32Array, Int64Array
+from models.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
 from updater.sample_order import SampleOrder, Shuffled, in_time_order
 from updater.state import Recipe, TrainingState
@@ -53,6 +55,18 @@ class Answer:
     rank: Float64Array
     best: Int32Array
     candidates: int
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """What the rows of a block are for, bool[n]: asked ones are shown, blends are fitted to learned ones."""
+
+    asked: BoolArray
+    learned: BoolArray
+
+
+_Found = tuple[str, str, int, Int64Array, Float64Array, Int32Array]
+"""Channel, scope, candidates, and what Replay._answer gives."""
 
 
 class _Chain:
@@ -84,15 +98,21 @@ class Replay:
 
     def __post_init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        shown = [name for name in self.settings.channels if name != FUSED]
         self._sources: dict[str, Channel] = {
-            name: channel_of(name, self.settings.recipe, self.targets) for name in self.settings.channels
+            name: channel_of(name, self.settings.recipe, self.targets)
+            for name in dict.fromkeys([*shown, *self.settings.blended])
         }
+        self._shown = frozenset(shown)
+        self.fused = FusedChannel(self.settings.blended, self.targets, self.k, self.settings.shuffle_seed)
 
     def run(
         self, steps: Sequence[Step], rows: Int64Array, progress: Progress = lambda what, done, of: None
     ) -> Iterator[Answer]:
         """Answers to the targets `rows` (int64, ascending) within the steps, by time."""
-        start_ms = steps[0].start_ms
+        lead = self._lead(steps[0].start_ms)
+        days = [*_days(lead), *_days(steps)]
+        start_ms = days[0][0].start_ms
         before = self.stream.between(None, start_ms)
         chains = self._chains()
         of_ms = steps[-1].end_ms - start_ms
@@ -104,26 +124,41 @@ class Replay:
         served = [
             Served(s, self.settings.recipe, self.targets, versions[s.shuffled]) for s in self.strategies
         ]
-        for day in _days(steps):
+        for day in days:
             bounds = (day[0].start_ms, day[-1].end_ms)
+            learned = self.fused.rows_of_day(*bounds) if self.settings.blended else rows[:0]
             with _Timed(self.seconds, "moments"):
-                observer.take(self.stream.between(*bounds), self.catalogue, self._within(rows, *bounds))
+                asked = np.union1d(self._within(rows, *bounds), learned)
+                observer.take(self.stream.between(*bounds), self.catalogue, asked)
             for step in day:
                 progress("replay", step.start_ms - start_ms, of_ms)
                 with _Timed(self.seconds, "moments"):
-                    blocks = observer.blocks(self._within(rows, step.start_ms, step.end_ms))
+                    blocks = observer.blocks(self._within(asked, step.start_ms, step.end_ms))
                 for block in blocks:
-                    yield from self._asked(served, block, step)
+                    roles = _Roles(np.isin(block.rows, rows), np.isin(block.rows, learned))
+                    yield from self._asked(served, block, step, roles)
                 if step is not steps[-1]:
                     self._advance(served, step)
-            if day[-1].full and day[-1] is not steps[-1]:
+            begins = bool(lead) and day[-1] is lead[-1]  # the lead is over
+            if (day[-1].full or begins) and day[-1] is not steps[-1]:
                 progress("full retrain", bounds[1] - start_ms, of_ms)
                 versions = self._retrained(chains, self.stream.between(*bounds), bounds[1])
-                for one in served:
-                    if one.strategy.daily:
-                        with _Timed(self.seconds, one.strategy.name):
-                            one.hand_over(versions[one.strategy.shuffled])
+                renewed = [one for one in served if one.strategy.daily or begins]
+                for one in renewed:
+                    with _Timed(self.seconds, one.strategy.name):
+                        one.hand_over(versions[one.strategy.shuffled])
+                with _Timed(self.seconds, FUSED):
+                    self.fused.fit([one.strategy.name for one in renewed])
         progress("replay", of_ms, of_ms)
+
+    def _lead(self, start_ms: int) -> list[Step]:
+        """The steps before the start in which the blend learns its first weights."""
+        if not self.settings.blended:
+            return []
+        lead_ms = lead_start_ms(self.targets, start_ms)
+        if lead_ms >= start_ms:
+            return []
+        return cut_steps(lead_ms, start_ms, self.settings.interval_ms, self.settings.day_timezone)
 
     def _chains(self) -> dict[bool, _Chain]:
         seed = self.settings.shuffle_seed
@@ -151,23 +186,40 @@ class Replay:
         ts_ms = self.targets.ts_ms[rows]
         return rows[(ts_ms >= start_ms) & (ts_ms < end_ms)]
 
-    def _asked(self, served: Sequence[Served], block: Block, step: Step) -> Iterator[Answer]:
+    def _asked(self, served: Sequence[Served], block: Block, step: Step, roles: _Roles) -> Iterator[Answer]:
         history = self.targets.before(block.rows)
         holder = np.repeat(np.arange(len(block.rows)), np.diff(history.offsets))
         target = self.targets.item[block.rows]
         again = np.zeros(len(block.rows), bool)
         again[holder[history.items == target[holder]]] = True
         for one in served:
+            said: list[Said] = []
+            found: list[_Found] = []
             for name, channel in self._sources.items():
                 with _Timed(self.seconds, one.strategy.name):
                     items, scores = channel.scores(one, block, history)
-                    answers = [
-                        self._answer(scope, items, scores, history, target, ~again) for scope in self.scopes
-                    ]
-                for scope, (kept, rank, best) in zip(self.scopes, answers, strict=True):
+                    if name in self._shown and roles.asked.any():
+                        found += [
+                            (name, scope, len(items.codes), *self._answer(
+                                scope, items, scores, history, target, ~again
+                            ))
+                            for scope in self.scopes
+                        ]  # fmt: skip
+                    if name in self.settings.blended:
+                        said.append(channel.said(items, scores))
+            if said:
+                with _Timed(self.seconds, FUSED):
+                    for scope in dict.fromkeys(["all", *self.scopes]):
+                        answer = self.fused.answer(
+                            one.strategy.name, said, block.rows, history, ~again, roles.learned, scope
+                        )
+                        found.append((FUSED, scope, max(len(s.items.codes) for s in said), *answer))
+            for name, scope, candidates, kept, rank, best in found:
+                counts = roles.asked[kept]
+                if scope in self.scopes and counts.any():
                     yield Answer(
                         one.strategy.name, name, scope, step, one.watermark_ms,
-                        block.rows[kept], rank, best, len(items.codes),
+                        block.rows[kept[counts]], rank[counts], best[counts], candidates,
                     )  # fmt: skip
 
     def _answer(

@@ -102,6 +102,7 @@ def backtest(question: Question, progress: Progress = lambda what, done, of: Non
         "seed": question.seed,
         **_learned(settings),
         **_made_by(question),
+        **({"blend": replay.fused.weights()} if settings.blended else {}),
         "seconds": {name: round(seconds, 2) for name, seconds in sorted(replay.seconds.items())},
         "wall_s": round(time.perf_counter() - began_s, 1),
     }
@@ -135,6 +136,7 @@ def _learned(settings: Settings) -> dict[str, Any]:
         "shuffle_seed": settings.shuffle_seed,
         "popularity_half_life_ms": settings.recipe.popularity_half_life_ms,
         "models": {name: model.model_dump(mode="json") for name, model in settings.recipe.models.items()},
+        **({"blended": list(settings.blended)} if settings.blended else {}),
         "features": [feature.model_dump(mode="json") for feature in settings.recipe.features],
     }
 

@@ -19,16 +19,23 @@ from models.item_to_item import ItemToItemConfig
 from models.model_config import Kind, ModelConfig
 from updater.state import Recipe
 
-POPULARITY, OWN_ITEMS = "popularity", "own_items"
+POPULARITY, OWN_ITEMS, FUSED = "popularity", "own_items", "fused"
+BLENDED = ("two_tower", "sequence", "item_cf", "swing", POPULARITY, OWN_ITEMS)
+"""What `fused` blends where nothing else is named: two ways to read a history, two kinds of neighbours, what
+is popular, and what was had before.
+"""
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is learned and by which clock."""
+    """What is learned and by which clock. channels: those that are shown; blended: those that make up
+    `fused`, empty where it is not asked for.
+    """
 
     recipe: Recipe
     channels: tuple[str, ...]
+    blended: tuple[str, ...]
     day_timezone: str
     interval_ms: int
     shuffle_seed: int
@@ -67,11 +74,12 @@ def settings_of(
     if file is None and not DEFAULT_FILE.exists() and not features:
         features = derived_features(catalogue, before["scene"].combine_chunks())
         derived = derived_model(before, positives, catalogue, features)
+    blended = _blended(channels, config)
     models: dict[str, ModelConfig] = {}
     item_channels: dict[str, ItemToItemConfig] = {}
     kinds = get_args(ItemToItemConfig.model_fields["kind"].annotation)
-    for name in channels:
-        if name in (POPULARITY, OWN_ITEMS):
+    for name in dict.fromkeys([*channels, *blended]):
+        if name in (POPULARITY, OWN_ITEMS, FUSED):
             continue
         if name in config.channels or (name in kinds and name not in config.models):
             own = config.channels.get(name) or ItemToItemConfig.model_validate({"kind": name})
@@ -81,7 +89,7 @@ def settings_of(
         if given is None and name in get_args(Kind):
             given = ModelConfig.model_validate({"kind": name, "day_timezone": zone, **(derived or {})})
         if given is None:
-            known = [*config.models, *config.channels, POPULARITY, OWN_ITEMS, *kinds, *get_args(Kind)]
+            known = [*config.models, *config.channels, POPULARITY, OWN_ITEMS, FUSED, *kinds, *get_args(Kind)]
             raise StartError(f"channels: expected some of {', '.join(dict.fromkeys(known))}, got {name!r}")
         changes: dict[str, object] = {"positives": tuple(positives)}
         if day_timezone:
@@ -93,11 +101,23 @@ def settings_of(
     return Settings(
         recipe=Recipe(models, features, tuple(positives), half_life_ms, item_channels),
         channels=tuple(dict.fromkeys(channels)),
+        blended=blended,
         day_timezone=zone,
         interval_ms=config.archive.interval_ms if interval is None else interval_of(interval),
         shuffle_seed=config.update.seed if training_seed is None else training_seed,
         threads=config.update.retrain_threads,
     )
+
+
+def _blended(channels: Sequence[str], config: Config) -> tuple[str, ...]:
+    """The channels that are asked for beside `fused`; without any, the configuration's; else BLENDED."""
+    if FUSED not in channels:
+        return ()
+    named = tuple(name for name in dict.fromkeys(channels) if name != FUSED)
+    declared = "models" in config.model_fields_set or "channels" in config.model_fields_set
+    if declared:
+        return named or (*config.models, *config.channels, POPULARITY, OWN_ITEMS)
+    return named or BLENDED
 
 
 def with_models(recipe: Recipe, models: dict[str, ModelConfig]) -> Recipe:

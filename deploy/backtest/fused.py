@@ -1,0 +1,138 @@
+"""The channel `fused`: all other channels of the run in one ranking, by a blend that learns day by day.
+
+Before the start a lead is replayed: the strategies begin there, answer, and at every midnight the blend is
+fitted to the targets of the day that ended. So its weights are older than what is asked. At the start
+everybody gets a full retrain and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploy.backtest.served import Items
+from deploy.backtest.targets import History, Targets
+from models.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
+from models.blend import Blend
+from models.blend_fit import BlendRows, fit_blend
+
+DEPTH = 200
+"""Candidates of each channel."""
+_LEAD_SHARE, _LEAD_MS = 0.75, 7 * 86_400_000
+_MANY, _FEW, _MANY_UNTIL = 2000, 500, 14_000
+
+
+def lead_start_ms(targets: Targets, start_ms: int) -> int:
+    """Where the lead begins: the last quarter of the targets before the start, at most a week; start_ms
+    where there are too few for one.
+    """
+    first = int(np.searchsorted(targets.ts_ms, start_ms))
+    quarter_ms = int(targets.ts_ms[int(_LEAD_SHARE * first)]) if first else start_ms
+    return max(min(quarter_ms, start_ms), start_ms - _LEAD_MS)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one channel says of n targets' moments: scores float32[n, K] of its K items, higher is better;
+    known: bool[n, K] or None, whether it brings an item up by itself.
+    """
+
+    items: Items
+    scores: Float32Array
+    known: BoolArray | None = None
+
+
+class FusedChannel:
+    """One blend per strategy, over the same channels."""
+
+    def __init__(self, channels: Sequence[str], targets: Targets, k: int, seed: int) -> None:
+        self._channels, self._targets, self._k, self._seed = tuple(channels), targets, k, seed
+        self._blends: dict[str, Blend] = {}
+        self._rows: dict[str, BlendRows] = {}
+        self._fits = 0
+        self._learned = 0
+
+    def rows_of_day(self, start_ms: int, end_ms: int) -> Int64Array:
+        """Targets that the blend is fitted to after the day, by the day's own content only."""
+        many = _MANY if self._learned < _MANY_UNTIL else _FEW
+        rows = self._targets.sampled(start_ms, end_ms, many, self._seed)
+        self._learned += len(rows)
+        return rows
+
+    def fit(self, strategies: Sequence[str]) -> None:
+        """Move the blends of these strategies on to what was asked since; the others' rows are dropped."""
+        for name in strategies:
+            if name in self._rows:
+                self._blends[name] = fit_blend(self._blend(name), self._rows[name], self._seed + self._fits)
+        self._rows.clear()
+        self._fits += 1
+
+    def weights(self) -> Mapping[str, Mapping[str, tuple[float, float]]]:
+        """Strategy -> channel -> weights of its score and of its rank."""
+        return {
+            name: {
+                channel: (float(blend.weights[at]), float(blend.weights[len(blend.channels) + at]))
+                for at, channel in enumerate(blend.channels)
+            }
+            for name, blend in self._blends.items()
+        }
+
+    def answer(
+        self, strategy: str, said: Sequence[Said], rows: Int64Array, history: History, unseen: BoolArray,
+        learn: BoolArray, scope: str,
+    ) -> tuple[Int64Array, Float64Array, Int32Array]:  # fmt: skip
+        """As Replay has it of any channel: the rows of the block that count in the scope, their ranks (inf =
+        no channel brought the target up) and lists of item codes.
+
+        learn: rows that the next fit takes (scope all).
+        """
+        kept = np.arange(len(rows)) if scope == "all" else np.flatnonzero(unseen)
+        blend = self._blend(strategy)
+        rank = np.full(len(kept), np.inf)
+        best = np.full((len(kept), self._k), -1, np.int32)
+        for at, row in enumerate(kept):
+            barred = np.empty(0, np.int32)
+            if scope == "new":
+                barred = history.items[history.offsets[row] : history.offsets[row + 1]]
+            codes, scores_CN = self._candidates(said, int(row), barred)
+            place = np.flatnonzero(codes == self._targets.item[rows[row]])
+            if scope == "all" and learn[row]:
+                rows_of = self._rows.setdefault(strategy, BlendRows(self._channels))
+                rows_of.add(scores_CN, int(place[0]) if len(place) else -1)
+            values = blend.values(scores_CN)
+            order = np.argsort(-values, kind="stable")[: self._k]
+            best[at, : len(order)] = codes[order]
+            if len(place):
+                own = values[place[0]]
+                rank[at] = (values > own).sum() + ((values == own).sum() - 1) / 2
+        return kept, rank, best
+
+    def _blend(self, strategy: str) -> Blend:
+        return self._blends.setdefault(strategy, Blend.fresh(self._channels))
+
+    def _candidates(
+        self, said: Sequence[Said], row: int, barred: Int32Array
+    ) -> tuple[Int64Array, Float32Array]:
+        """Codes int64[N] ascending, and float32[C, N] what every channel says about them."""
+        chosen = []
+        for one in said:
+            scores = one.scores[row]
+            if one.known is not None:
+                scores = np.where(one.known[row], scores, np.float32(-np.inf))
+            if len(barred):
+                places = one.items.places_of(barred)
+                scores = scores.copy()
+                scores[places[places >= 0]] = -np.inf
+            depth = min(DEPTH, len(scores))
+            # All that tie with the last are in: which of them come first must not depend on the algorithm.
+            last = np.partition(scores, len(scores) - depth)[len(scores) - depth] if depth else np.inf
+            top = np.flatnonzero((scores >= last) & (scores > -np.inf))
+            chosen.append(one.items.codes[top[np.argsort(-scores[top], kind="stable")[:DEPTH]]])
+        codes = np.unique(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+        scores_CN = np.full((len(said), len(codes)), -np.inf, np.float32)
+        for at, one in enumerate(said):
+            places = one.items.places_of(codes.astype(np.int32))
+            scores_CN[at, places >= 0] = one.scores[row, places[places >= 0]]
+        return codes, scores_CN

@@ -1,0 +1,147 @@
+"""The channel `fused`: what it blends, by brute force; when it learns; and no look into the future."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from deploy.backtest.events import event_stream
+from deploy.backtest.fused import FusedChannel, Said, lead_start_ms
+from deploy.backtest.run import backtest
+from deploy.backtest.served import Items
+from deploy.backtest.targets import Targets, targets_of
+from models.blend import Blend, blend_features
+from tests.deploy.backtest_data import HOUR, POSITIVES, START, event_table, write_tables
+from tests.deploy.test_backtest import lists_of, question
+
+CHANNELS = ("small", "popularity", "item_cf", "fused")
+FROM_MS = START + 40 * HOUR + 11 * 60_000
+
+
+def table_targets(hours: int = 54) -> Targets:
+    """Of the first hours of one and the same table."""
+    events = event_table()
+    cut = events.filter(events["ts_ms"].to_numpy() < START + hours * HOUR)
+    return targets_of(event_stream(cut).events, POSITIVES)
+
+
+def test_the_lead_is_the_last_quarter_before_the_start() -> None:
+    targets = table_targets()
+    lead_ms = lead_start_ms(targets, FROM_MS)
+    before = targets.ts_ms[targets.ts_ms < FROM_MS]
+    assert (before < lead_ms).mean() == pytest.approx(0.75, abs=0.02)
+    assert lead_start_ms(targets, int(targets.ts_ms[0])) == targets.ts_ms[0]
+    # What happens afterwards does not matter, and a year is not replayed for it.
+    assert lead_start_ms(table_targets(42), FROM_MS) == lead_ms
+    assert lead_start_ms(targets, FROM_MS + 1000 * 24 * HOUR) == FROM_MS + 993 * 24 * HOUR
+
+
+def test_answers_by_brute_force() -> None:
+    rng = np.random.default_rng(4)
+    targets = table_targets()
+    n, codes = 6, len(targets.item_keys)
+    rows = np.sort(rng.choice(np.arange(200, len(targets)), n, replace=False))
+    held = [np.sort(rng.choice(codes, codes - at, replace=False)) for at in (0, 7)]
+    said = []
+    for at, items in enumerate(held):
+        scores = rng.normal(size=(n, len(items))).astype(np.float32)
+        known = rng.random(scores.shape) < 0.6 if at else None
+        keys = targets.item_keys.take(pa.array(items))
+        said.append(Said(Items(items, keys, np.empty((len(items), 0), np.float32)), scores, known))
+    channel = FusedChannel(("a", "b"), targets, 7, 0)
+    blend = channel._blends["s"] = Blend(("a", "b"), rng.normal(size=4).astype(np.float32))
+    history = targets.before(rows)
+    unseen = np.array([row % 2 == 0 for row in range(n)])
+    for scope in ("all", "new"):
+        kept, rank, best = channel.answer("s", said, rows, history, unseen, np.zeros(n, bool), scope)
+        assert kept.tolist() == (list(range(n)) if scope == "all" else np.flatnonzero(unseen).tolist())
+        for at, row in enumerate(kept):
+            barred = set()
+            if scope == "new":
+                barred = set(history.items[history.offsets[row] : history.offsets[row + 1]].tolist())
+            brought = set()
+            for one in said:
+                known = np.ones(one.scores.shape, bool) if one.known is None else one.known
+                brought |= set(one.items.codes[known[row]].tolist()) - barred
+            union = np.array(sorted(brought))
+            scores = np.full((2, len(union)), -np.inf, np.float32)
+            for c, one in enumerate(said):
+                by_code = dict(zip(one.items.codes.tolist(), one.scores[row].tolist(), strict=True))
+                scores[c] = [by_code.get(code, -np.inf) for code in union.tolist()]
+            values = blend_features(scores) @ blend.weights
+            order = np.argsort(-values, kind="stable")
+            assert best[at].tolist() == union[order[:7]].tolist()
+            target = targets.item[rows[row]]
+            if target in brought:
+                assert rank[at] == pytest.approx(np.flatnonzero(union[order] == target)[0], abs=0.51)
+            else:
+                assert rank[at] == np.inf
+
+
+def test_a_day_is_learned_from_its_own_content() -> None:
+    long, short = (FusedChannel(("a",), table_targets(hours), 5, 3) for hours in (54, 48))
+    day = (START + 20 * HOUR, START + 48 * HOUR)
+    assert long.rows_of_day(*day).tolist() == short.rows_of_day(*day).tolist()
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_tables(tmp_path_factory.mktemp("tables"), event_table())
+
+
+def test_it_blends_what_it_is_asked_beside_and_says_how(tables: dict[str, Path], tmp_path: Path) -> None:
+    asked = question(
+        tables, tmp_path, channels=CHANNELS, strategies=("frozen", "hourly"), start_ms=FROM_MS, k=60
+    )
+    figures = backtest(asked)
+    assert figures["about"]["blended"] == ["small", "popularity", "item_cf"]
+    for strategy in ("frozen", "hourly"):
+        weights = np.array(list(figures["about"]["blend"][strategy].values()))
+        assert weights.shape == (3, 2)
+        assert not np.allclose(weights, [1 / 3, 0])  # it has learned before it was asked
+        shown = figures["metrics"][strategy]
+        assert set(shown) == set(CHANNELS)
+        assert shown["fused"]["all"]["n"] == shown["small"]["all"]["n"]
+    for (row, strategy, channel, scope), (items, _) in lists_of(tmp_path).items():
+        if channel == "fused":
+            assert len(set(items)) == len(items) > 10
+            single = lists_of_row(tmp_path, row, strategy, scope)
+            assert set(items) <= single
+            break
+
+
+def lists_of_row(out: Path, row: int, strategy: str, scope: str) -> set[str]:
+    """All that the single channels named for one target."""
+    return {
+        item
+        for key, (items, _) in lists_of(out).items()
+        if key[0] == row and key[1] == strategy and key[3] == scope and key[2] != "fused"
+        for item in items
+    }
+
+
+def test_alone_it_blends_the_configurations_channels(tables: dict[str, Path], tmp_path: Path) -> None:
+    figures = backtest(
+        question(tables, tmp_path, channels=("fused",), strategies=("daily",), start_ms=FROM_MS)
+    )
+    assert figures["about"]["blended"] == ["small", "popularity", "own_items"]
+    assert set(figures["metrics"]["daily"]) == {"fused"}
+
+
+def test_the_future_changes_no_list(tables: dict[str, Path], tmp_path: Path) -> None:
+    """Everything after a moment of the second day is cut away: blends, candidates and lists stay."""
+    moment_ms = START + 49 * HOUR + 40 * 60_000
+    changes = {"channels": CHANNELS, "strategies": ("daily", "hourly"), "start_ms": FROM_MS}
+    backtest(question(tables, tmp_path / "whole", **changes))
+    events = pq.read_table(tables["events"])
+    cut = write_tables(tmp_path, events.filter(events["ts_ms"].to_numpy() <= moment_ms))
+    backtest(question(cut, tmp_path / "part", **changes))
+    whole, part = lists_of(tmp_path / "whole"), lists_of(tmp_path / "part")
+    targets = targets_of(event_stream(events).events, POSITIVES)
+    same = {key: made for key, made in whole.items() if targets.ts_ms[key[0]] <= moment_ms}
+    assert max(targets.ts_ms[key[0]] for key in same) > START + 48 * HOUR
+    assert {key: part[key] for key in same} == same

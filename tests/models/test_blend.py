@@ -1,0 +1,108 @@
+"""The blend against hand-derived features, a numeric gradient, and data whose right weights are known."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.blend import Blend, blend_features
+from models.blend_fit import BlendRows, fit_blend
+
+INF = float("inf")
+
+
+def test_features_by_hand():
+    scores = np.array([[1.0, 3.0, -INF], [0.5, 0.5, 0.5], [-INF] * 3], np.float32)
+    found = blend_features(scores)
+    assert found.shape == (3, 6)
+    # Channel 0: 1, 3, 1 (what it does not know is like its worst), mean 5/3, deviation sqrt(8)/3.
+    z = np.array([-2 / 3, 4 / 3, -2 / 3]) / (np.sqrt(8) / 3)
+    np.testing.assert_allclose(found[:, 0], z, rtol=1e-6)
+    np.testing.assert_allclose(found[:, 3], -np.log1p([1, 0, 2]), rtol=1e-6)
+    assert not found[:, [1, 2, 4, 5]].any()  # a channel that says the same of all moves nobody
+
+
+def test_a_lone_peak_is_bounded():
+    scores = np.zeros((1, 1000), np.float32)
+    scores[0, 7] = 1e6
+    found = blend_features(scores)
+    assert found[7, 0] == 8.0
+    assert np.abs(found).max() < 8.1
+
+
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=30, unique=True), st.integers(0, 5))
+def test_scale_and_shift_of_a_channel_do_not_matter(scores, power):
+    one = np.array([scores], np.float32)
+    before, after = blend_features(one), blend_features(one * np.float32(2.0**power))
+    np.testing.assert_allclose(before, after, atol=1e-5)
+
+
+def test_fresh_is_the_mean_of_standardised_scores():
+    scores = np.random.default_rng(0).normal(size=(3, 9)).astype(np.float32)
+    blend = Blend.fresh(("a", "b", "c"))
+    np.testing.assert_allclose(blend.values(scores), blend_features(scores)[:, :3].mean(1), rtol=1e-5)
+
+
+def test_channels_may_come_and_go():
+    blend = Blend(("a", "b"), np.array([1, 2, 3, 4], np.float32))
+    other = blend.over(("c", "b"))
+    assert other.channels == ("c", "b")
+    assert other.weights.tolist() == [0, 2, 0, 4]
+    assert blend.over(["a", "b"]) is blend
+    assert Blend.fresh(()).over(("a",)).weights.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("channels", [(), ("a",), ("zwei", "türme")])
+def test_round_trip(channels):
+    blend = Blend(channels, np.arange(2 * len(channels), dtype=np.float32))
+    again = Blend.from_tensors(blend.tensors())
+    assert again.channels == channels
+    assert again.weights.tobytes() == blend.weights.tobytes()
+    with pytest.raises(ValueError, match="finite weights"):
+        Blend.from_tensors({**blend.tensors(), "weights": np.full(2 * len(channels) + 2, 1, np.float32)})
+
+
+def rows_of(targets, seed, informed=0, channels=3, candidates=40):
+    """Targets that channel `informed` tends to score high; the others are noise."""
+    rng = np.random.default_rng(seed)
+    rows = BlendRows(tuple("abcdef"[:channels]))
+    for _ in range(targets):
+        scores = rng.normal(size=(channels, candidates)).astype(np.float32)
+        place = int(rng.integers(candidates))
+        scores[informed, place] += 2.5
+        rows.add(scores, place)
+    return rows
+
+
+def mean_rank(blend, rows):
+    ranks = [
+        int((features @ blend.weights > (features @ blend.weights)[place]).sum())
+        for features, place in zip(rows.features, rows.place, strict=True)
+    ]
+    return np.mean(ranks)
+
+
+def test_fit_finds_the_channel_that_knows():
+    fresh, test = Blend.fresh(tuple("abc")), rows_of(400, 1)
+    fitted = fit_blend(fresh, rows_of(1500, 0), seed=0)
+    alone = Blend(tuple("abc"), np.array([1, 0, 0, 0, 0, 0], np.float32))
+    assert mean_rank(fitted, test) < 0.5 * mean_rank(fresh, test)
+    assert mean_rank(fitted, test) < 1.1 * mean_rank(alone, test)
+    again = fit_blend(fresh, rows_of(1500, 0), seed=0)
+    assert again.weights.tobytes() == fitted.weights.tobytes()
+    assert fit_blend(fresh, rows_of(1500, 0), seed=1).weights.tobytes() != fitted.weights.tobytes()
+
+
+def test_fit_goes_on_from_the_weights_before():
+    first = fit_blend(Blend.fresh(tuple("abc")), rows_of(1500, 0), seed=0)
+    few = rows_of(30, 2)
+    test = rows_of(400, 1)
+    assert mean_rank(fit_blend(first, few, 0), test) < mean_rank(fit_blend(Blend.fresh("abc"), few, 0), test)
+
+
+def test_targets_nobody_brought_up_are_counted_and_teach_nothing():
+    rows = BlendRows(("a",))
+    rows.add(np.ones((1, 4), np.float32), -1)
+    assert (len(rows), rows.lost) == (0, 1)
+    blend = Blend.fresh(("a",))
+    assert fit_blend(blend, rows, 0) is blend
