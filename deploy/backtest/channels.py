@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from deploy.backtest.fused import Said
 from deploy.backtest.observer import Block
 from deploy.backtest.served import Items, Served
 from deploy.backtest.settings import OWN_ITEMS, POPULARITY
 from deploy.backtest.targets import History, Targets
 from models.arrays import Float32Array
+from models.blend_candidates import Said
 from models.learner import Moments
 from models.retrieve import dense_scores
 from updater.state import Recipe
@@ -45,7 +45,7 @@ class LearnedChannel:
 
     def said(self, items: Items, scores: Float32Array) -> Said:
         """Scores as they are."""
-        return Said(items, scores)
+        return Said(items.codes, scores)
 
 
 class PopularityChannel:
@@ -58,7 +58,7 @@ class PopularityChannel:
 
     def said(self, items: Items, scores: Float32Array) -> Said:
         """Logarithms: counts have heavy tails."""
-        return Said(items, np.log1p(scores))
+        return Said(items.codes, np.log1p(scores))
 
 
 class OwnItemsChannel:
@@ -75,7 +75,7 @@ class OwnItemsChannel:
 
     def said(self, items: Items, scores: Float32Array) -> Said:
         """Own items only."""
-        return Said(items, np.log1p(np.floor(scores)), scores >= 1.0)
+        return Said(items.codes, np.log1p(np.floor(scores)), scores >= 1.0)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ItemToItemChannel:
 
     def said(self, items: Items, scores: Float32Array) -> Said:
         """Similar items only."""
-        return Said(items, np.maximum(scores, 0.0), scores > 0)
+        return Said(items.codes, np.maximum(scores, 0.0), scores > 0)
 
     def _moments(self, block: Block, history: History) -> Moments:
         targets, sizes = self.targets, np.diff(history.offsets)

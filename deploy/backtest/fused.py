@@ -8,18 +8,15 @@ everybody gets a full retrain and goes on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from deploy.backtest.served import Items
 from deploy.backtest.targets import History, Targets
-from models.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
+from models.arrays import BoolArray, Float64Array, Int32Array, Int64Array
 from models.blend import Blend
+from models.blend_candidates import Said, candidates
 from models.blend_fit import BlendRows, fit_blend
 
-DEPTH = 200
-"""Candidates of each channel."""
 _LEAD_SHARE, _LEAD_MS = 0.75, 7 * 86_400_000
 _MANY, _FEW, _MANY_UNTIL = 2000, 500, 14_000
 
@@ -31,17 +28,6 @@ def lead_start_ms(targets: Targets, start_ms: int) -> int:
     first = int(np.searchsorted(targets.ts_ms, start_ms))
     quarter_ms = int(targets.ts_ms[int(_LEAD_SHARE * first)]) if first else start_ms
     return max(min(quarter_ms, start_ms), start_ms - _LEAD_MS)
-
-
-@dataclass(frozen=True)
-class Said:
-    """What one channel says of n targets' moments: scores float32[n, K] of its K items, higher is better;
-    known: bool[n, K] or None, whether it brings an item up by itself.
-    """
-
-    items: Items
-    scores: Float32Array
-    known: BoolArray | None = None
 
 
 class FusedChannel:
@@ -93,10 +79,10 @@ class FusedChannel:
         rank = np.full(len(kept), np.inf)
         best = np.full((len(kept), self._k), -1, np.int32)
         for at, row in enumerate(kept):
-            barred = np.empty(0, np.int32)
+            barred = None
             if scope == "new":
-                barred = history.items[history.offsets[row] : history.offsets[row + 1]]
-            codes, scores_CN = self._candidates(said, int(row), barred)
+                barred = history.items[history.offsets[row] : history.offsets[row + 1]].astype(np.int64)
+            codes, scores_CN = candidates(said, int(row), barred)
             place = np.flatnonzero(codes == self._targets.item[rows[row]])
             if scope == "all" and learn[row]:
                 rows_of = self._rows.setdefault(strategy, BlendRows(self._channels))
@@ -111,28 +97,3 @@ class FusedChannel:
 
     def _blend(self, strategy: str) -> Blend:
         return self._blends.setdefault(strategy, Blend.fresh(self._channels))
-
-    def _candidates(
-        self, said: Sequence[Said], row: int, barred: Int32Array
-    ) -> tuple[Int64Array, Float32Array]:
-        """Codes int64[N] ascending, and float32[C, N] what every channel says about them."""
-        chosen = []
-        for one in said:
-            scores = one.scores[row]
-            if one.known is not None:
-                scores = np.where(one.known[row], scores, np.float32(-np.inf))
-            if len(barred):
-                places = one.items.places_of(barred)
-                scores = scores.copy()
-                scores[places[places >= 0]] = -np.inf
-            depth = min(DEPTH, len(scores))
-            # All that tie with the last are in: which of them come first must not depend on the algorithm.
-            last = np.partition(scores, len(scores) - depth)[len(scores) - depth] if depth else np.inf
-            top = np.flatnonzero((scores >= last) & (scores > -np.inf))
-            chosen.append(one.items.codes[top[np.argsort(-scores[top], kind="stable")[:DEPTH]]])
-        codes = np.unique(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
-        scores_CN = np.full((len(said), len(codes)), -np.inf, np.float32)
-        for at, one in enumerate(said):
-            places = one.items.places_of(codes.astype(np.int32))
-            scores_CN[at, places >= 0] = one.scores[row, places[places >= 0]]
-        return codes, scores_CN

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from deploy.backtest.channels import Channel, channel_of
 from deploy.backtest.events import EventStream
-from deploy.backtest.fused import FusedChannel, Said, lead_start_ms
+from deploy.backtest.fused import FusedChannel, lead_start_ms
 from deploy.backtest.observer import Block, Observer
 from deploy.backtest.plan import Step
 from deploy.backtest.plan import steps as cut_steps
@@ -27,6 +27,7 @@ from deploy.backtest.snapshot import Snapshot
 from deploy.backtest.strategies import Strategy
 from deploy.backtest.targets import History, Targets
 from models.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
+from models.blend_candidates import Said
 from models.catalogue_columns import CatalogueColumns
 from updater.sample_order import SampleOrder, Shuffled, in_time_order
 from updater.state import Recipe, TrainingState
@@ -213,7 +214,7 @@ class Replay:
                         answer = self.fused.answer(
                             one.strategy.name, said, block.rows, history, ~again, roles.learned, scope
                         )
-                        found.append((FUSED, scope, max(len(s.items.codes) for s in said), *answer))
+                        found.append((FUSED, scope, max(len(one_said.codes) for one_said in said), *answer))
             for name, scope, candidates, kept, rank, best in found:
                 counts = roles.asked[kept]
                 if scope in self.scopes and counts.any():

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from deploy.backtest.events import event_stream
-from deploy.backtest.fused import FusedChannel, Said, lead_start_ms
+from deploy.backtest.fused import FusedChannel, lead_start_ms
 from deploy.backtest.run import backtest
-from deploy.backtest.served import Items
 from deploy.backtest.targets import Targets, targets_of
 from models.blend import Blend, blend_features
+from models.blend_candidates import Said
 from tests.deploy.backtest_data import HOUR, POSITIVES, START, event_table, write_tables
 from tests.deploy.test_backtest import lists_of, question
 
@@ -50,8 +49,7 @@ def test_answers_by_brute_force() -> None:
     for at, items in enumerate(held):
         scores = rng.normal(size=(n, len(items))).astype(np.float32)
         known = rng.random(scores.shape) < 0.6 if at else None
-        keys = targets.item_keys.take(pa.array(items))
-        said.append(Said(Items(items, keys, np.empty((len(items), 0), np.float32)), scores, known))
+        said.append(Said(items, scores, known))
     channel = FusedChannel(("a", "b"), targets, 7, 0)
     blend = channel._blends["s"] = Blend(("a", "b"), rng.normal(size=4).astype(np.float32))
     history = targets.before(rows)
@@ -66,11 +64,11 @@ def test_answers_by_brute_force() -> None:
             brought = set()
             for one in said:
                 known = np.ones(one.scores.shape, bool) if one.known is None else one.known
-                brought |= set(one.items.codes[known[row]].tolist()) - barred
+                brought |= set(one.codes[known[row]].tolist()) - barred
             union = np.array(sorted(brought))
             scores = np.full((2, len(union)), -np.inf, np.float32)
             for c, one in enumerate(said):
-                by_code = dict(zip(one.items.codes.tolist(), one.scores[row].tolist(), strict=True))
+                by_code = dict(zip(one.codes.tolist(), one.scores[row].tolist(), strict=True))
                 scores[c] = [by_code.get(code, -np.inf) for code in union.tolist()]
             values = blend_features(scores) @ blend.weights
             order = np.argsort(-values, kind="stable")
