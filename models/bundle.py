@@ -2,7 +2,8 @@
 
 `bundles/<bundle_id>/` holds `models/<name>/<part>.safetensors`, `models/<name>/items.safetensors`,
 `models/<name>/index.faiss`, `channels/<name>/neighbours.safetensors` and `state.safetensors` of the
-item-to-item channels, `channels/popularity.safetensors` and `manifest.json` (models/artifact.py).
+item-to-item channels, `channels/popularity.safetensors`, `channels/blend.safetensors` and `manifest.json`
+(models/artifact.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from models.artifact import Artifact, ArtifactError, Content, open_artifact, pub
 FORMAT_VERSION = 2
 """2: histories as logs, target counts, popularity counts and hard negatives beside the rows of version 1."""
 POPULARITY_FILE = "channels/popularity.safetensors"
+BLEND_FILE = "channels/blend.safetensors"
+"""Weights of the channels' blend; absent until a full retrain had a parent to ask."""
 
 
 class BundleFields(msgspec.Struct, frozen=True, kw_only=True):

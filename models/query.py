@@ -35,6 +35,17 @@ class Queries:
         offsets = np.zeros(len(vectors) + 1, np.int64)
         return cls(vectors, vectors, offsets, pa.array([], pa.string()), np.empty(0, np.float32))
 
+    def part(self, rows: slice) -> Queries:
+        """The queries of some of the moments (a slice with start and stop)."""
+        begin, end = self.own_offsets[rows.start], self.own_offsets[rows.stop]
+        return Queries(
+            self.vectors[rows],
+            self.own_vectors[rows],
+            self.own_offsets[rows.start : rows.stop + 1] - begin,
+            self.own_id.slice(begin, end - begin),
+            self.own_score[begin:end],
+        )
+
     @property
     def flat(self) -> Float32Array:
         """All vectors one under another, float32[N * V, W]: what an index is tuned on."""

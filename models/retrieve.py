@@ -28,6 +28,26 @@ def dense_scores(queries: Queries, keys: pa.Array, vectors: Float32Array) -> Flo
     return scores
 
 
+def scores_of(queries: Queries, items: ItemIndex, positions: Int64Array) -> Float32Array:
+    """Scores of items for one query, float32[n]; positions int64[n], -1 (score -inf) = no such item.
+
+    The same numbers as dense_scores, read from the index's own vectors.
+    """
+    scores = np.full(len(positions), -np.inf, np.float32)
+    held = np.flatnonzero(positions >= 0)
+    vectors = items.vectors_of(positions[held])
+    scores[held] = (vectors @ queries.vectors[0].T).max(1)
+    if len(queries.own_id):
+        own = items.lookup(queries.own_id)
+        order = np.argsort(own)
+        place = np.searchsorted(own[order], positions[held])
+        place = order[np.minimum(place, len(own) - 1)]
+        is_own = own[place] == positions[held]
+        own_scores = (vectors[is_own] @ queries.own_vectors[0].T).max(1)
+        scores[held[is_own]] = own_scores + queries.own_score[place[is_own]]
+    return scores
+
+
 def retrieve(
     queries: Queries, items: ItemIndex, k: int, excluded: Sequence[Int64Array] | None = None
 ) -> tuple[Float32Array, Int64Array]:

@@ -2,6 +2,7 @@
 
 | method | order of the answer |
 |---|---|
+| blend | every channel scores all candidates, and fitted weights add up what they say (models/blend.py) |
 | snake | the channels take turns (a b, b a, a b, …), each with its best item that is not yet there |
 | quota | the same, but a channel whose quota is full passes; when all are, the rest follows in turns |
 | rrf | sum over channels of weight / (c + rank), rank from 1 (Cormack et al., SIGIR 2009) |
@@ -15,6 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from models.arrays import Float32Array
+from models.blend import Blend
 from serving.channels.contract import Ranking
 from serving.fusion_config import ChannelConfig, FusionConfig
 
@@ -33,7 +38,8 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Fused:
     """An item of the merged ranking. found: what the channels said, first the one whose place it took (snake,
-    quota) or that gave it most (rrf, weighted); value: what it was ordered by, 0 for snake and quota.
+    quota), that gave it most (rrf, weighted) or ranked it best (blend); value: what it was ordered by, 0 for
+    snake and quota.
     """
 
     key: str
@@ -49,8 +55,8 @@ def fuse(
     channels: settings by name; a channel that is not there has the defaults.
     """
     settings = [channels.get(name, _DEFAULT) for name in rankings]
-    if config.method in ("snake", "quota"):
-        quotas = [k if one.quota is None or config.method == "snake" else one.quota for one in settings]
+    if config.method in ("blend", "snake", "quota"):  # blend: while there is none
+        quotas = [one.quota if config.method == "quota" and one.quota is not None else k for one in settings]
         return _in_turns(rankings, quotas, k)
     if config.method == "rrf":
         values = [
@@ -63,6 +69,33 @@ def fuse(
             for one, ranking in zip(settings, rankings.values(), strict=True)
         ]
     return _by_sum(rankings, values, k)
+
+
+def blended(
+    blend: Blend,
+    rankings: Mapping[str, Ranking],
+    keys: Sequence[str],
+    scores: Mapping[str, Float32Array],
+    k: int,
+) -> list[Fused]:
+    """At most k of the rankings' items by a fitted blend, best first.
+
+    keys: all_keys(rankings); scores: channel -> float32[len(keys)], of the channels that answered. One that
+    is missing moves nobody; one that the blend does not know has no weight.
+    """
+    nothing = np.full(len(keys), -np.inf, np.float32)
+    scores_CN = np.array([scores.get(name, nothing) for name in blend.channels], np.float32)
+    values = blend.values(scores_CN.reshape(len(blend.channels), len(keys)))
+    said = _said(rankings)
+    return [
+        Fused(keys[at], float(values[at]), tuple(sorted(said[keys[at]], key=lambda one: one.rank)))
+        for at in np.argsort(-values, kind="stable")[:k]
+    ]
+
+
+def all_keys(rankings: Mapping[str, Ranking]) -> list[str]:
+    """Every item of the rankings once, in an order that depends on nothing else."""
+    return sorted({key for ranking in rankings.values() for key, _ in ranking})
 
 
 def calibrated(ranking: Ranking) -> list[float]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Method = Literal["snake", "quota", "rrf", "weighted"]
+Method = Literal["blend", "snake", "quota", "rrf", "weighted"]
 
 
 class FusionConfig(BaseModel):
@@ -15,13 +15,17 @@ class FusionConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Method = Field(
-        "snake",
-        description="snake: the channels take turns; quota: the same, each up to its quota; rrf: reciprocal-"
-        "rank fusion; weighted: sum of weight times score, calibrated to 0 .. 1 within its channel.",
+        "blend",
+        description="blend: the weights that the full retrain fitted, snake while a bundle has none; snake: "
+        "the channels take turns; quota: the same, each up to its quota; rrf: reciprocal-rank fusion; "
+        "weighted: sum of weight times score, calibrated to 0 .. 1 within its channel.",
     )
     rrf_constant: float = Field(60.0, ge=0, description="c of weight / (c + rank); rank counts from 1.")
     depth: int = Field(
-        200, ge=1, le=10_000, description="Candidates a channel gives to rrf and weighted (at least k)."
+        200,
+        ge=1,
+        le=10_000,
+        description="Candidates a channel gives to blend, rrf and weighted (at least k).",
     )
 
 

@@ -13,25 +13,19 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from queue import SimpleQueue
-
-from serving.channels.contract import Ask, Ranking, Source
+from typing import Any, Generic, TypeVar
 
 _LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """rankings: by channel, in the order asked; dropped: channel -> why it is not among them."""
+class Gathered(Generic[T]):
+    """answers: by channel, in the order asked; dropped: channel -> why it is not among them."""
 
-    rankings: dict[str, Ranking]
+    answers: dict[str, T]
     dropped: dict[str, str]
-
-
-def gather_inline(sources: Mapping[str, Source], ask: Ask, k: int) -> Gathered:
-    """Ask one after another in this thread, however long it takes; errors are the caller's."""
-    return Gathered({name: source.candidates(ask, k) for name, source in sources.items()}, {})
 
 
 class _Lane:
@@ -40,12 +34,12 @@ class _Lane:
     def __init__(self, name: str, prepare: Callable[[], object]) -> None:
         self.began_s: float | None = None
         """When the running call began, None between calls."""
-        self._calls: SimpleQueue[tuple[Future[Ranking], Callable[[], Ranking]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._prepare = prepare
         threading.Thread(target=self._run, name=f"channel-{name}", daemon=True).start()
 
-    def call(self, work: Callable[[], Ranking]) -> Future[Ranking]:
-        future: Future[Ranking] = Future()
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
         self._calls.put((future, work))
         return future
 
@@ -76,20 +70,20 @@ class Lanes:
         self._lanes: dict[str, _Lane] = {}
 
     async def gather(
-        self, sources: Mapping[str, Source], limits_s: Mapping[str, float], ask: Ask, k: int
-    ) -> Gathered:
-        """Ask all sources; limits_s: how long to wait for each, from now."""
+        self, calls: Mapping[str, Callable[[], T]], limits_s: Mapping[str, float]
+    ) -> Gathered[T]:
+        """Make one call of each channel; limits_s: how long to wait for each, from now."""
         began_s = time.perf_counter()
         dropped: dict[str, str] = {}
-        asked: dict[str, asyncio.Future[Ranking]] = {}
-        for name, source in sources.items():
+        asked: dict[str, asyncio.Future[T]] = {}
+        for name, call in calls.items():
             lane = self._lane(name)
             running_s = 0.0 if lane.began_s is None else began_s - lane.began_s
             if running_s > limits_s[name]:
                 dropped[name] = f"skipped: its last call has been running for {1000 * running_s:.0f} ms"
             else:
-                asked[name] = asyncio.wrap_future(lane.call(partial(source.candidates, ask, k)))
-        rankings: dict[str, Ranking] = {}
+                asked[name] = asyncio.wrap_future(lane.call(call))
+        answers: dict[str, T] = {}
         for name, future in asked.items():
             if not future.done():
                 left_s = began_s + limits_s[name] - time.perf_counter()
@@ -101,8 +95,8 @@ class Lanes:
                 _LOG.error("channel %s failed", name, exc_info=error)
                 dropped[name] = f"{type(error).__name__}: {str(error)[:200]}"
             else:
-                rankings[name] = future.result()
-        return Gathered(rankings, dropped)
+                answers[name] = future.result()
+        return Gathered(answers, dropped)
 
     def running(self, name: str) -> bool:
         """Whether a channel is at work on a call."""

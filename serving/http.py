@@ -23,6 +23,7 @@ from serving.audit import AuditLog
 from serving.channels.editorial import EditorialFile
 from serving.config import ServingConfig
 from serving.errors import BadRequest, NotFound, TooLarge
+from serving.fusion import all_keys
 from serving.gather import Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
@@ -93,10 +94,15 @@ class Api:
         snapshot = self.snapshot()
         ts_ms = body.ts_ms or self._moment_ms(snapshot, profile)
         asking = ask(snapshot, body, profile, ts_ms, self.config, self._editorial.lists())
-        gathered = await self._lanes.gather(asking.sources, asking.limits_s, asking.ask, asking.k)
-        for name in gathered.dropped:
+        gathered = await self._lanes.gather(asking.candidate_calls(), asking.limits_s)
+        keys, scores, dropped = all_keys(gathered.answers), {}, gathered.dropped
+        if asking.blend:
+            scored = await self._lanes.gather(asking.score_calls(keys), asking.limits_s)
+            scores, dropped = scored.answers, {**scored.dropped, **dropped}
+        for name in dropped:
             self.metrics.dropped.labels(name).inc()
-        answered = answer(asking, gathered, uuid.uuid4().hex, degraded)
+        missing = [f"channel {name}: {why}" for name, why in dropped.items()]
+        answered = answer(asking, gathered.answers, uuid.uuid4().hex, [*degraded, *missing], keys, scores)
         if not profile.history:
             self.metrics.cold.inc()
         if self.audit and self._sampling.random() < self.config.audit_share:

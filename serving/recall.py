@@ -1,16 +1,19 @@
 """From a request, a profile and one snapshot to an answer: who is asked, and how it becomes one list.
 
-`recall` does it in one thread; the server asks the channels in lanes (serving/gather.py) between `ask` and
-`answer`. All is pure: no clock, no I/O, no state.
+`recall` does it in one thread; the server makes the same calls in lanes (serving/gather.py) between `ask`
+and `answer`. All is pure: no clock, no I/O, no state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 
+from models.arrays import Float32Array
+from models.blend import Blend
 from serving.channels.contract import Ask, Ranking, Source, ranking_of
 from serving.channels.editorial import Lists
 from serving.channels.moment import moment_of
@@ -18,9 +21,8 @@ from serving.channels.of_snapshot import POPULARITY, sources_of
 from serving.config import ServingConfig
 from serving.errors import NotFound
 from serving.filters import barred
-from serving.fusion import Found, Fused, fuse
+from serving.fusion import Found, Fused, all_keys, blended, fuse
 from serving.fusion_config import ChannelConfig, FusionConfig
-from serving.gather import Gathered, gather_inline
 from serving.profile import Profile
 from serving.schema import (
     ExplainedItem,
@@ -59,6 +61,20 @@ class Asking:
     fusion: FusionConfig
     channels: Mapping[str, ChannelConfig]
 
+    @property
+    def blend(self) -> Blend | None:
+        """The fitted weights, None where they are not wanted, not there, or there is nothing to weigh."""
+        wanted = self.fusion.method == "blend" and len(self.sources) > 1
+        return self.snapshot.blend if wanted else None
+
+    def candidate_calls(self) -> dict[str, Callable[[], Ranking]]:
+        """What is asked of every channel first."""
+        return {name: partial(one.candidates, self.ask, self.k) for name, one in self.sources.items()}
+
+    def score_calls(self, keys: Sequence[str]) -> dict[str, Callable[[], Float32Array]]:
+        """What a blend asks every channel then: what it says of all candidates."""
+        return {name: partial(one.scores, self.ask, keys) for name, one in self.sources.items()}
+
 
 def recall(
     snapshot: Snapshot,
@@ -75,8 +91,11 @@ def recall(
     ts_ms: moment of the request. Raises BadRequest for an ID that is none.
     """
     asking = ask(snapshot, request, profile, ts_ms, config, editorial)
-    gathered = gather_inline(asking.sources, asking.ask, asking.k)
-    return answer(asking, gathered, request_id, degraded)
+    rankings = {name: call() for name, call in asking.candidate_calls().items()}
+    keys, scores = all_keys(rankings), {}
+    if asking.blend:
+        scores = {name: call() for name, call in asking.score_calls(keys).items()}
+    return answer(asking, rankings, request_id, degraded, keys, scores)
 
 
 def ask(
@@ -99,21 +118,34 @@ def ask(
     fusion, channels = config.fusion, {**_BUILT_IN, **config.channels}
     if scene := config.scenes.get(request.context.get("scene", "")):
         fusion, channels = scene.fusion or fusion, {**channels, **scene.channels}
-    k = request.k if fusion.method in ("snake", "quota") else max(request.k, fusion.depth)
     sources = _chosen(snapshot, sources_of(snapshot, config.own_items, editorial or {}), channels, cold)
     given = {name: channels[name].timeout_ms if name in channels else None for name in sources}
     limits_s = {name: (limit or config.channel_timeout_ms) / 1000 for name, limit in given.items()}
-    return Asking(snapshot, request, asked, filters, cold, sources, k, limits_s, fusion, channels)
+    asking = Asking(snapshot, request, asked, filters, cold, sources, request.k, limits_s, fusion, channels)
+    deep = asking.blend is not None or fusion.method in ("rrf", "weighted")
+    return replace(asking, k=max(request.k, fusion.depth)) if deep else asking
 
 
-def answer(asking: Asking, gathered: Gathered, request_id: str, degraded: Sequence[str] = ()) -> RecallAnswer:
-    """The channels' candidates as one list, filled up with what is popular where they fall short."""
+def answer(
+    asking: Asking,
+    rankings: Mapping[str, Ranking],
+    request_id: str,
+    degraded: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    scores: Mapping[str, Float32Array] | None = None,
+) -> RecallAnswer:
+    """The channels' candidates as one list, filled up with what is popular where they fall short.
+
+    keys, scores: for a blend, all_keys(rankings) and what the channels said of them.
+    """
     snapshot, k = asking.snapshot, asking.request.k
-    fused = fuse(asking.fusion, asking.channels, gathered.rankings, k)
+    if asking.blend is None:
+        fused = fuse(asking.fusion, asking.channels, rankings, k)
+    else:
+        fused = blended(asking.blend, rankings, keys, scores or {}, k)
     if len(fused) < k:
         fused += _popular(snapshot, asking.ask, fused, k - len(fused))
     items = [RecalledItem(decode_id(one.key), one.found[0].score, one.found[0].channel) for one in fused]
-    missing = [f"channel {name}: {why}" for name, why in gathered.dropped.items()]
     return RecallAnswer(
         items,
         snapshot.bundle,
@@ -122,8 +154,8 @@ def answer(asking: Asking, gathered: Gathered, request_id: str, degraded: Sequen
         snapshot.catalogue,
         asking.ask.profile.position,
         request_id,
-        [*degraded, *missing],
-        _explained(asking, gathered, fused, items) if asking.request.explain else None,
+        list(degraded),
+        _explained(asking, rankings, fused, items) if asking.request.explain else None,
     )
 
 
@@ -187,7 +219,7 @@ def _popular(snapshot: Snapshot, asked: Ask, fused: Sequence[Fused], k: int) -> 
 
 
 def _explained(
-    asking: Asking, gathered: Gathered, fused: Sequence[Fused], items: Sequence[RecalledItem]
+    asking: Asking, rankings: Mapping[str, Ranking], fused: Sequence[Fused], items: Sequence[RecalledItem]
 ) -> Explanation:
     counts: dict[str, int] = {}
     for item in items:
@@ -202,8 +234,8 @@ def _explained(
         _history_length(asking.snapshot, asking.ask),
         len(asking.ask.excluded),
         counts,
-        asking.fusion.method,
+        "snake" if asking.fusion.method == "blend" and asking.blend is None else asking.fusion.method,
         {name: len(keys) for name, keys in asking.filters.items()},
-        {name: len(ranking) for name, ranking in gathered.rankings.items()},
+        {name: len(ranking) for name, ranking in rankings.items()},
         explained,
     )

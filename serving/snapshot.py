@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from models.arrays import Float32Array
 from models.artifact import Artifact, ArtifactError
-from models.bundle import POPULARITY_FILE, neighbours_file
+from models.blend import Blend
+from models.bundle import BLEND_FILE, POPULARITY_FILE, neighbours_file
 from models.delta import Delta, PopularityList
 from models.index import LoadedItems, load_items
 from models.item_index import ItemIndex
@@ -123,7 +124,7 @@ class Snapshot:
     """What one request reads, all of one version: bundle, deltas up to `delta`, data up to `watermark_ms`.
 
     names: the recall models (`channels`) and item-to-item channels (`neighbours`) in the order in which they
-    are merged.
+    are merged. blend: how their scores are added up, None while the bundle has none.
     """
 
     bundle: str
@@ -137,6 +138,7 @@ class Snapshot:
     popularity: PopularityList
     popular_keys: Sequence[str]
     popular_scores: Sequence[float]
+    blend: Blend | None = None
 
     @cached_property
     def history_kinds(self) -> frozenset[str]:
@@ -184,6 +186,7 @@ class Snapshot:
             popularity,
             popularity.keys.to_pylist(),
             popularity.scores.tolist(),
+            _blend_of(bundle),
         )
         snapshot.warm()
         return snapshot
@@ -256,6 +259,15 @@ class Snapshot:
             channel.items.lookup(pa.array(["", "#1"], pa.string()))
         for neighbours in self.neighbours.values():
             neighbours.items.search(one_moment("", self.watermark_ms, [("#1", self.watermark_ms)]), 10)
+
+
+def _blend_of(bundle: Artifact) -> Blend | None:
+    if not bundle.has(BLEND_FILE):
+        return None
+    try:
+        return Blend.from_tensors(bundle.tensors(BLEND_FILE))
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(bundle.path(BLEND_FILE), "weights of a blend", str(error)) from error
 
 
 def manifest_id(bundle: Artifact) -> str:

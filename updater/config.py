@@ -17,6 +17,12 @@ class UpdateConfig(BaseModel):
         6, ge=1, description="Every n-th delta is also written whole, so that a late reader needs one file."
     )
     keep_bundles: int = Field(7, ge=2, description="Bundles kept in the registry; the served one always is.")
+    blend_targets: int = Field(
+        2000,
+        ge=0,
+        description="Targets of the new stretch that the parent's channels are asked for, to fit how serving "
+        "blends them; 0 = no blend.",
+    )
     seed: int = Field(7, description="Seed of the daily shuffle; a model's own seed is in its section.")
     threads: int = Field(1, ge=1, description="Torch threads of the consumer's incremental steps.")
     # One: beside a busy neighbour two threads spin at their barriers and train several times slower.

@@ -14,17 +14,18 @@ import numpy as np
 import pyarrow as pa
 
 from models.artifact import Content
-from models.bundle import BundleFields
+from models.bundle import BLEND_FILE, BundleFields
 from models.index import IndexConfig, item_files
 from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
 from stream.archive import ArchiveReader, Seal
+from updater.blend import BlendRefit
 from updater.config import UpdateConfig
 from updater.gates import check_model
 from updater.incremental import CatalogueAt
 from updater.item_channels import COLUMNS
 from updater.sample_order import Shuffled
-from updater.state import Progress, Recipe, Stretch, Trained, TrainingState
+from updater.state import Progress, Recipe, Stretch, Trained, TrainingState, ask_nobody
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,11 @@ class FullRetrain:
         stretches = self._stretches(
             events, [seal for seal in seals if seal.interval_end_ms > (watermark_ms or 0)]
         )
+        blend = None
+        if bundle is not None and self.config.blend_targets:
+            blend = BlendRefit(
+                bundle, self.recipe.positives, self.recipe.channels, self.config.blend_targets, last.sequence
+            )
         trained = state.retrain(
             stretches,
             last.interval_end_ms,
@@ -88,9 +94,13 @@ class FullRetrain:
             first=bundle is None,
             queries=self.index.tuning_queries,
             progress=progress,
+            before=blend.ask if blend else ask_nobody,
         )
+        files: dict[str, Content] = dict(state.files())
+        if blend and (weights := blend.fitted()):
+            files[BLEND_FILE] = weights.tensors()
         parent = bundle.root.name if bundle else ""
-        return self._publish(state, trained, parent, last, stretches[-1][1].sequence, progress)
+        return self._publish(state, files, trained, parent, last, stretches[-1][1].sequence, progress)
 
     def _stretches(self, events: pa.Table, seals: list[Seal]) -> list[Stretch]:
         """The events, cut where the catalogue changed between two intervals, with the catalogue of each
@@ -113,13 +123,13 @@ class FullRetrain:
     def _publish(
         self,
         state: TrainingState,
+        files: dict[str, Content],
         trained: dict[str, Trained],
         parent: str,
         last: Seal,
         catalogue_sequence: int,
         progress: Progress,
     ) -> str:
-        files: dict[str, Content] = dict(state.files())
         models, gates = {}, {}
         for place, (name, learner) in enumerate(state.learners.items()):
             progress("index", place, len(trained))

@@ -32,8 +32,14 @@ POPULARITY_HALF_LIVES = 60
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, units done, units in all)."""
+BeforeTraining = Callable[[str, Learner, Samples], None]
+"""Given a model's name, the model, and the samples it is about to train on."""
 Stretch = tuple[pa.Table, CatalogueColumns]
 """Consecutive events in canonical order, and the catalogue that holds for all of them."""
+
+
+def ask_nobody(name: str, learner: Learner, samples: Samples) -> None:
+    """A BeforeTraining that does nothing."""
 
 
 class StateFiles(Protocol):
@@ -197,11 +203,13 @@ class TrainingState:
         first: bool,
         queries: int = 0,
         progress: Progress = lambda what, done, of: None,
+        before: BeforeTraining = ask_nobody,
     ) -> dict[str, Trained]:
         """Train every model in full on the stretches, which end at `end_ms`: the daily update.
 
         first: nothing was trained before, so every model makes its `epochs_first` passes.
-        queries: how many of the newest samples' user vectors are returned.
+        queries: how many of the newest samples' user vectors are returned. before: called with each model's
+        samples before it trains on them.
         """
         trained = {}
         for name, learner in self.learners.items():
@@ -209,6 +217,7 @@ class TrainingState:
             for part in parts:
                 self._count_targets(name, part)
             samples = Samples.concatenate(parts)
+            before(name, learner, samples)
             loss = _epochs(name, learner, samples, order, first, progress)
             newest = np.arange(max(0, len(samples) - queries), len(samples))
             trained[name] = Trained(loss, learner.queries(learner.moments(samples, newest)).flat)

@@ -1,8 +1,8 @@
 """The channel `fused`: all other channels of the run in one ranking, by a blend that learns day by day.
 
 Before the start a lead is replayed: the strategies begin there, answer, and at every midnight the blend is
-fitted to the targets of the day that ended. So its weights are older than what is asked. At the start
-everybody gets a full retrain and goes on.
+fitted to the targets of the day that ended. So its weights are older than what is asked. At the start all
+models begin anew, as they would without a lead: the other channels answer as in a run without this one.
 """
 
 from __future__ import annotations

@@ -143,7 +143,10 @@ class Replay:
             begins = bool(lead) and day[-1] is lead[-1]  # the lead is over
             if (day[-1].full or begins) and day[-1] is not steps[-1]:
                 progress("full retrain", bounds[1] - start_ms, of_ms)
-                versions = self._retrained(chains, self.stream.between(*bounds), bounds[1])
+                if begins:  # as if there had been no lead
+                    chains = self._chains()
+                since_ms = None if begins else bounds[0]
+                versions = self._retrained(chains, self.stream.between(since_ms, bounds[1]), bounds[1])
                 renewed = [one for one in served if one.strategy.daily or begins]
                 for one in renewed:
                     with _Timed(self.seconds, one.strategy.name):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from models.arrays import Float32Array, Int64Array
 from serving.profile import Profile
 
+T = TypeVar("T")
 Ranking = list[tuple[str, float]]
 """(item key text, score), best first, every key once. Scores compare within one channel only."""
 
@@ -20,7 +21,8 @@ Ranking = list[tuple[str, float]]
 class Ask:
     """One request, as every channel reads it.
 
-    user: key text; ts_ms: moment of the request; excluded: key texts that must not be answered.
+    user: key text; ts_ms: moment of the request; excluded: key texts that must not be answered. memo: what a
+    channel computed for this request and needs again, by the channel itself.
     """
 
     user: str
@@ -28,6 +30,14 @@ class Ask:
     context: Mapping[str, str]
     profile: Profile
     excluded: Set[str]
+    memo: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def once(self, source: Source, compute: Callable[[], T]) -> T:
+        """What `compute` gives for this request and channel, computed once."""
+        if id(source) not in self.memo:
+            self.memo[id(source)] = compute()
+        found: T = self.memo[id(source)]
+        return found
 
     @cached_property
     def excluded_keys(self) -> pa.Array | None:
@@ -41,6 +51,12 @@ class Source(Protocol):
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """At most k items, none of them excluded; fewer only when the channel knows no more. Pure: no clock,
         no I/O, nothing kept. It may be called from any thread, one call at a time.
+        """
+        ...
+
+    def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
+        """What it says of these items, float32[n], higher is better, -inf = it does not know one: what a
+        blend averages (models/blend.py). Under the same rules as candidates().
         """
         ...
 

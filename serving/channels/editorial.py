@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
+from models.arrays import Float32Array
 from serving.channels.contract import Ask, Ranking
 from serving.errors import EditorialRefused
 from stream.event import Identifier
@@ -65,6 +67,13 @@ class EditorialSource:
 
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The list of the request's scene, else that of all others; score: 1 / place."""
-        chosen = self.lists.get(ask.context.get("scene", ""), self.lists.get("", ()))
-        allowed = [key for key in chosen if key not in ask.excluded][:k]
+        allowed = [key for key in self._chosen(ask) if key not in ask.excluded][:k]
         return [(key, 1.0 / place) for place, key in enumerate(allowed, 1)]
+
+    def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
+        """1 / place; 0 for what is not on the list."""
+        worth = {key: 1.0 / place for place, key in enumerate(self._chosen(ask), 1)}
+        return np.array([worth.get(key, 0.0) for key in keys], np.float32)
+
+    def _chosen(self, ask: Ask) -> Sequence[str]:
+        return self.lists.get(ask.context.get("scene", ""), self.lists.get("", ()))

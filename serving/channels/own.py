@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.arrays import Float32Array
 from serving.channels.contract import Ask, Ranking
 from stream.event import Kind
 
@@ -32,6 +35,16 @@ class OwnItemsSource:
 
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The k own items of the highest scores; of equal ones the later had first."""
+        latest_first = [entry for entry in reversed(self._sums(ask).items()) if entry[0] not in ask.excluded]
+        return sorted(latest_first, key=lambda entry: -entry[1])[:k]
+
+    def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
+        """The same scores; 0 for what is not the user's own."""
+        sums = self._sums(ask)
+        return np.array([sums.get(key, 0.0) for key in keys], np.float32)
+
+    def _sums(self, ask: Ask) -> dict[str, float]:
+        """Item key -> score, in the order of the last event that counted."""
         sums: dict[str, float] = {}
         half_life_ms = self.config.half_life_h * 3_600_000
         for entry in ask.profile.history:  # oldest first
@@ -42,5 +55,4 @@ class OwnItemsSource:
             elif entry.kind in self.config.kinds:
                 before = sums.pop(entry.item_id, 0.0)
                 sums[entry.item_id] = before + 2.0 ** ((entry.ts_ms - ask.ts_ms) / half_life_ms)
-        latest_first = [entry for entry in reversed(sums.items()) if entry[0] not in ask.excluded]
-        return sorted(latest_first, key=lambda entry: -entry[1])[:k]
+        return sums

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
+import numpy as np
+
+from models.arrays import Float32Array
 from serving.channels.contract import Ask, Ranking
 
 
@@ -14,9 +18,18 @@ class PopularSource:
     """The snapshot's list: key texts and decayed counts, best first."""
 
     keys: Sequence[str]
-    scores: Sequence[float]
+    counts: Sequence[float]
 
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The k items with the greatest counts."""
-        listed = zip(self.keys, self.scores, strict=True)
+        listed = zip(self.keys, self.counts, strict=True)
         return list(islice((entry for entry in listed if entry[0] not in ask.excluded), k))
+
+    def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
+        """Logarithms of 1 + count: counts have heavy tails. 0 for what is not on the list."""
+        found = [self._by_key.get(key, 0.0) for key in keys]
+        return np.log1p(np.array(found, np.float64)).astype(np.float32)
+
+    @cached_property
+    def _by_key(self) -> dict[str, float]:
+        return dict(zip(self.keys, self.counts, strict=True))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 import torch
 
-from models.retrieve import retrieve
+from models.arrays import Float32Array
+from models.query import Queries
+from models.retrieve import retrieve, scores_of
 from serving.channels.contract import Ask, Ranking, ranking_of
 from serving.channels.moment import moment_of
 from serving.snapshot import Channel
@@ -20,11 +24,19 @@ class TowerSource:
 
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The k items of the highest scores."""
-        items, profile = self.channel.items, ask.profile
+        items = self.channel.items
+        excluded = None if ask.excluded_keys is None else [items.lookup(ask.excluded_keys)]
+        return ranking_of(retrieve(ask.once(self, lambda: self._queries(ask)), items, k, excluded), items)
+
+    def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
+        """The model's scores."""
+        positions = self.channel.items.lookup(pa.array(keys, pa.string()))
+        return scores_of(ask.once(self, lambda: self._queries(ask)), self.channel.items, positions)
+
+    def _queries(self, ask: Ask) -> Queries:
+        profile = ask.profile
         moment = moment_of(
             self.channel.config, ask.user, ask.ts_ms, profile.history, ask.context, profile.attributes
         )
-        excluded = None if ask.excluded_keys is None else [items.lookup(ask.excluded_keys)]
         with torch.inference_mode():  # of this thread
-            queries = self.channel.tower.queries(moment)
-        return ranking_of(retrieve(queries, items, k, excluded), items)
+            return self.channel.tower.queries(moment)

@@ -122,6 +122,17 @@ def lists_of_row(out: Path, row: int, strategy: str, scope: str) -> set[str]:
     }
 
 
+def test_the_other_channels_answer_as_without_it(tables: dict[str, Path], tmp_path: Path) -> None:
+    for name, channels in (("with", CHANNELS), ("without", CHANNELS[:-1])):
+        backtest(
+            question(
+                tables, tmp_path / name, channels=channels, strategies=("frozen", "hourly"), start_ms=FROM_MS
+            )
+        )
+    blended, plain = lists_of(tmp_path / "with"), lists_of(tmp_path / "without")
+    assert {key: made for key, made in blended.items() if key[2] != "fused"} == plain
+
+
 def test_alone_it_blends_the_configurations_channels(tables: dict[str, Path], tmp_path: Path) -> None:
     figures = backtest(
         question(tables, tmp_path, channels=("fused",), strategies=("daily",), start_ms=FROM_MS)

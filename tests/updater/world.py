@@ -89,9 +89,8 @@ class World:
         """One full retrain through the end of an hour."""
         through = None if through_hour is None else START + through_hour * HOUR
         job = FullRetrain(
-            self.reader, self.registry, self.pointer, self.catalogue_at, self.recipe,
-            IndexConfig(),
-            UPDATE, now_ms=lambda: 0, **changes,  # type: ignore[arg-type]
+            self.reader, self.registry, self.pointer, self.catalogue_at, self.recipe, IndexConfig(),
+            **{"config": UPDATE, "now_ms": lambda: 0, **changes},  # type: ignore[arg-type]
         )  # fmt: skip
         return job.run(through)
 

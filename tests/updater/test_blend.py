@@ -1,0 +1,108 @@
+"""The blend of a full retrain: asked of the parent, before training, and served by the bundle."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from models.blend import Blend
+from models.bundle import BLEND_FILE
+from models.index import load_items
+from models.learner import Learner
+from models.moments import Moments
+from models.registry import Registry
+from models.retrieve import dense_scores
+from tests.updater.test_item_channels import CHANNELS
+from tests.updater.test_loop import assert_same_bytes
+from tests.updater.world import HOUR, RECIPE, START, UPDATE, World
+from updater.blend import BlendRefit, newest
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = World(tmp_path_factory.mktemp("blend"), replace(RECIPE, channels=CHANNELS))
+    world.pass_hours(0, 4)
+    world.retrain()
+    world.pass_hours(4, 8)
+    world.retrain()
+    return world
+
+
+def blend_of(registry: Registry, bundle: str) -> Blend | None:
+    opened = registry.open_bundle(bundle)
+    return Blend.from_tensors(opened.tensors(BLEND_FILE)) if opened.has(BLEND_FILE) else None
+
+
+def test_the_second_bundle_has_one(world: World) -> None:
+    first, second = world.registry.bundles()
+    assert blend_of(world.registry, first) is None
+    blend = blend_of(world.registry, second)
+    assert blend is not None
+    assert set(blend.channels) == {*RECIPE.models, *CHANNELS, "popularity"}
+    assert np.isfinite(blend.weights).all()
+    assert not np.allclose(blend.weights, Blend.fresh(blend.channels).weights)
+
+
+def test_the_same_again_and_none_when_not_wanted(world: World, tmp_path: Path) -> None:
+    again = World(tmp_path, world.recipe)
+    again.pass_hours(0, 4)
+    again.retrain()
+    again.pass_hours(4, 8)
+    again.retrain()
+    assert again.registry.bundles() == world.registry.bundles()
+    off = replace(RECIPE, channels=CHANNELS)
+    without = World(tmp_path / "off", off)
+    without.pass_hours(0, 4)
+    without.retrain()
+    without.pass_hours(4, 8)
+    bundle = without.retrain(config=UPDATE.model_copy(update={"blend_targets": 0}))
+    assert blend_of(without.registry, bundle) is None
+    # Asking changes nothing about what is learned.
+    trained = [w.registry.open_bundle(w.registry.bundles()[1]) for w in (world, without)]
+    for name in RECIPE.models:
+        assert_same_bytes(*(Learner.load(one, name).save() for one in trained))
+
+
+def test_models_are_asked_before_they_train_with_the_parents_items(world: World) -> None:
+    """What ask() keeps is what the parent's own files say at the moments of the new hours."""
+    first = world.registry.bundles()[0]
+    parent = world.registry.open_bundle(first)
+    name = next(iter(RECIPE.models))
+    learner = Learner.load(parent, name)
+    events = world.reader.read(parent.manifest["watermark_ms"], START + 8 * HOUR)
+    samples = learner.prepare(events, world.catalogue_at(0))
+    refit = BlendRefit(parent, RECIPE.positives, CHANNELS, targets=25, seed=3)
+    refit.ask(name, learner, samples)
+    said, asked = refit._said[name], refit._asked
+    assert asked is not None
+    assert len(asked.targets) == 25
+    untouched = Learner.load(parent, name)
+    items = load_items(parent, name)
+    expected = dense_scores(untouched.queries(asked.moments), items.keys, items.base.vectors)
+    for part in (slice(0, 10), slice(10, 25)):
+        scores, known = said.scores(part)
+        assert known is None
+        np.testing.assert_allclose(scores, expected[part], rtol=1e-5, atol=1e-6)
+    blend = refit.fitted()
+    assert blend is not None
+    assert blend.channels == (name, *CHANNELS, "popularity")
+
+
+def test_newest_by_hand() -> None:
+    moments = Moments(
+        user_id=pa.array(["a", "b", "c"]),
+        ts_ms=np.array([9, 9, 9]),
+        history_id=pa.array(["x", "y", "z", "p", "q"]),
+        history_offsets=np.array([0, 3, 3, 5]),
+        history_ts_ms=np.array([1, 2, 3, 4, 5]),
+    )
+    cut = newest(moments, slice(0, 3), 2)
+    assert cut.history_id.to_pylist() == ["y", "z", "p", "q"]
+    assert cut.history_offsets.tolist() == [0, 2, 2, 4]
+    assert cut.history_ts_ms.tolist() == [2, 3, 4, 5]
+    part = newest(moments, slice(1, 3), 1)
+    assert part.user_id.to_pylist() == ["b", "c"]
+    assert part.history_id.to_pylist() == ["q"]
+    assert part.history_offsets.tolist() == [0, 0, 1]
