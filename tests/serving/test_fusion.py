@@ -1,10 +1,12 @@
 """Fusion against what each method says by hand, and properties that hold for all of them."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.fusion import calibrated, fuse, snake_merge
+from models.blend import Blend, blend_features
+from serving.fusion import all_keys, blended, calibrated, fuse, snake_merge
 from serving.fusion_config import ChannelConfig, FusionConfig
 
 METHODS = ("snake", "quota", "rrf", "weighted")
@@ -87,3 +89,31 @@ def test_each_channels_order_is_kept(lists, k):
     for at in range(len(lists)):
         places = [place for channel, place in picks if channel == at]
         assert places == sorted(places)
+
+
+@given(
+    lists=st.lists(st.lists(st.sampled_from("abcdefghij"), unique=True, min_size=1), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+    k=st.integers(1, 12),
+)
+def test_blend_by_brute_force(lists, seed, k):
+    rng = np.random.default_rng(seed)
+    rankings = {f"c{at}": ranking("".join(one)) for at, one in enumerate(lists)}
+    keys = all_keys(rankings)
+    assert keys == sorted({key for one in lists for key in one})
+    scores = {name: rng.normal(size=len(keys)).astype(np.float32) for name in rankings}
+    missing = rng.choice(list(rankings))
+    del scores[missing]  # it gave candidates, and then no scores: it moves nobody
+    known = (*rankings, "gone")  # a channel of the blend that is not served any more
+    blend = Blend(known, rng.normal(size=2 * len(known)).astype(np.float32))
+    found = blended(blend, rankings, keys, scores, k)
+    values = np.zeros(len(keys), np.float32)
+    for at, name in enumerate(known):
+        if name in scores:
+            features = blend_features(scores[name][None])
+            values += features @ blend.weights[[at, len(known) + at]]
+    by_key = dict(zip(keys, values.tolist(), strict=True))
+    np.testing.assert_allclose([by_key[one.key] for one in found], [one.value for one in found], atol=1e-4)
+    np.testing.assert_allclose([one.value for one in found], np.sort(values)[::-1][:k], atol=1e-4)
+    for one in found:
+        assert [by.rank for by in one.found] == sorted(by.rank for by in one.found)

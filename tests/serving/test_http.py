@@ -1,9 +1,12 @@
 import asyncio
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
+from serving.channels.own import OwnItemsSource
+from serving.channels.popular import PopularSource
 from serving.config import ServingConfig
 from tests.serving.world import HOUR, World
 
@@ -294,3 +297,50 @@ def test_events_that_the_stream_would_refuse_are_refused_at_once(ready):
     long = [{"user_id": 1, "kind": "search"}, {"user_id": 1, "kind": "search", "request_id": "é" * 200}]
     refused = ask(ready, "POST", "/v1/events", json=long)
     assert (refused.status_code, refused.json()["where"]) == (422, "$[1].request_id")
+
+
+def test_a_hanging_and_a_failing_channel_leave_the_answer_alone(tmp_path, monkeypatch):
+    """Both are named; the other channel's items come, in the time that was set."""
+    let_go = threading.Event()
+
+    def hang(self, ask, k):
+        assert let_go.wait(60)
+        return []
+
+    def fail(self, ask, k):
+        raise OSError("broken")
+
+    monkeypatch.setattr(PopularSource, "candidates", hang)
+    monkeypatch.setattr(OwnItemsSource, "candidates", fail)
+    config = ServingConfig.model_validate(
+        {
+            "clock": "event",
+            "channels": {"popularity": {"timeout_ms": 20}, "own_items": {}},
+            "channel_timeout_ms": 60_000,
+        }
+    )
+    world = World(tmp_path, config)
+    world.serve(world.bundle())
+
+    async def ask():
+        async with world.client() as client:
+            return [
+                (await client.post("/v1/recall", json={"user_id": "u1", "k": 5})).json() for _ in range(3)
+            ]
+
+    answers = asyncio.run(ask())
+    let_go.set()
+    for body in answers:
+        assert len(body["items"]) == 5
+        assert {item["channel"] for item in body["items"]} == {"m"}
+        assert sorted(text.split(":")[0] for text in body["degraded"]) == [
+            "channel own_items",
+            "channel popularity",
+        ]
+    dropped = {
+        name: world.swapper.metrics.registry.get_sample_value(
+            "freshrecall_channels_dropped_total", {"channel": name}
+        )
+        for name in ("popularity", "own_items")
+    }
+    assert dropped == {"popularity": 3.0, "own_items": 3.0}

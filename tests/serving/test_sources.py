@@ -2,13 +2,17 @@
 
 import json
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.blend import Blend
 from serving.channels.contract import Ask
 from serving.channels.editorial import EditorialFile, EditorialSource, read_editorial
+from serving.channels.of_snapshot import sources_of
 from serving.channels.own import OwnItemsConfig, OwnItemsSource
 from serving.channels.popular import PopularSource
 from serving.config import ServingConfig
@@ -109,10 +113,12 @@ def test_filters_by_kind_and_age():
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     world = World(tmp_path_factory.mktemp("w"))
-    return world.serve(world.bundle(models=("m", "n")))
+    snapshot = world.serve(world.bundle(models=("m", "n")))
+    weights = np.array([0.7, 0.2, 0.1, 0.1, 0.0, 0.1], np.float32)
+    return replace(snapshot, blend=Blend(("m", "n", "popularity"), weights))
 
 
-METHODS = ("snake", "quota", "rrf", "weighted")
+METHODS = ("blend", "snake", "quota", "rrf", "weighted")
 
 
 @settings(max_examples=40, deadline=None)
@@ -140,6 +146,36 @@ def test_nothing_barred_comes_back_and_answers_are_full(served, method, k, seen,
     assert answer.explain.filters.get("seen", 0) == len({*seen, "i6"})
     again = recall(served, RecallRequest("u1", k, explain=True), user, 500, "r", config=config)
     assert again == answer
+
+
+def test_scores_of_a_channel_are_those_of_its_candidates(served):
+    """The contract of a source: both of its answers agree."""
+    history = [("i5", "click", 100), ("i3", "purchase", 200), ("i7", "click", 300)]
+    ask = asked(history, scene="tab")
+    lists = {"": ["i9", "i2"]}
+    logs = {"popularity": np.log1p}
+    for name, source in sources_of(served, OwnItemsConfig(), lists).items():
+        ranking = source.candidates(ask, 9)
+        assert ranking
+        scores = source.scores(ask, [key for key, _ in ranking])
+        expected = np.array([score for _, score in ranking])
+        np.testing.assert_allclose(scores, logs.get(name, np.asarray)(expected), rtol=1e-5)
+        unknown = source.scores(ask, ["nobody has this"])
+        assert unknown.shape == (1,)
+        assert unknown[0] < scores.min() + 1e-9
+
+
+def test_a_blend_answers_by_its_values(served):
+    answer = recall(served, RecallRequest("u1", 12, explain=True), profile(CLICKS), 500, "r")
+    assert answer.explain.method == "blend"
+    assert answer.explain.candidates == {"m": 60, "n": 60}
+    values = [item.value for item in answer.explain.items]
+    assert values == sorted(values, reverse=True)
+    bare = replace(served, blend=None)
+    assert (
+        recall(bare, RecallRequest("u1", 12, explain=True), profile(CLICKS), 500, "r").explain.method
+        == "snake"
+    )
 
 
 def test_who_gets_a_channel(served):
