@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.config import Config
 from models.feature_config import FeatureConfig, check_features
 from models.model_config import ModelConfig
 
@@ -43,3 +44,12 @@ def test_examples_of_models_are_valid() -> None:
     features = [FeatureConfig.model_validate(feature) for feature in parsed["features"]]
     check_features(features)
     assert {feature.kind for feature in features} == {"category", "categories", "tokens", "number", "cross"}
+
+
+def test_the_example_of_fusion_is_valid() -> None:
+    page = (ROOT / "docs/fusion.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    config = Config.model_validate(tomllib.loads(example))
+    assert config.serving.channels["popularity"].users == "all"
+    assert config.serving.scenes["cart"].channels["popularity"].users == "nobody"
+    assert config.serving.filters.seen[0].horizon_h == 168
