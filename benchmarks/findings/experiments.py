@@ -93,10 +93,12 @@ NO_COUNTS: Mapping[str, Any] = {"every_model.popularity": []}
 
 GROUPS = {
     MOVIETWEETINGS: (
-        "models", "claims", "hourly steps", "intervals", "logq", "samplers", "losses", "hard negatives",
-        "training", "inputs", "popularity", "history", "features",
+        "models", "claims", "fused", "hourly steps", "intervals", "logq", "samplers", "losses",
+        "hard negatives", "training", "inputs", "popularity", "history", "features",
     ),
-    COMPLETEJOURNEY: ("models", "claims", "intervals", "logq", "inputs", "popularity", "own items"),
+    COMPLETEJOURNEY: (
+        "models", "claims", "fused", "intervals", "logq", "inputs", "popularity", "own items",
+    ),
 }  # fmt: skip
 """Where not all are run: movietweetings has no repeats worth a score of their own; a year of purchases takes
 so long that it is asked what it alone can answer, and what is asked of all three.
@@ -120,10 +122,27 @@ def _all(data: str) -> tuple[Experiment, ...]:
         *(Experiment(f"models/{name}", data, (name,), seeds=seeds) for name, seeds in MODELS.items()),
         Experiment("claims/with counts", data, strategies=UPDATES),
         Experiment("claims/without counts", data, strategies=UPDATES, changes=NO_COUNTS),
+        *_fused(data),
         *_intervals(data),
         *_hourly_steps(data),
         *_training(data),
         *_inputs(data),
+    )
+
+
+def _fused(data: str) -> tuple[Experiment, ...]:
+    """All channels in one ranking, against the best of them alone."""
+    neighbours = ("item_cf", "swing", "popularity", "own_items")
+    blends = {
+        "two_tower and what needs no training": ("two_tower", *neighbours),
+        "sequence as well": ("two_tower", "sequence", *neighbours),
+    }
+    return (
+        Experiment("fused/two_tower alone", data, strategies=(SHOWN,)),
+        *(
+            Experiment(f"fused/{name}", data, ("fused", *channels), (SHOWN,), against="fused/two_tower alone")
+            for name, channels in blends.items()
+        ),
     )
 
 
