@@ -7,6 +7,7 @@ from deploy.config import Config
 from deploy.errors import StartError
 from deploy.wiring import async_profiles, open_producer, pointer, registry
 from serving.server import AddressInUse, serve
+from stream.catalogue import Catalogue
 from stream.event import Event
 
 
@@ -29,6 +30,7 @@ def run_server(config: Config, stop: threading.Event) -> None:
                 pointer=pointer(config),
                 profiles=profiles,
                 events=publish,
+                catalogue=Catalogue(config.catalogue_dir),
             )
         except AddressInUse as error:
             raise StartError(str(error)) from None

@@ -37,6 +37,12 @@ class ServingConfig(BaseModel):
     scenes: dict[str, SceneConfig] = Field(
         default_factory=dict, description='What is different where the context\'s "scene" is the name.'
     )
+    fresh_days: float = Field(
+        30.0,
+        ge=0,
+        description="Days of event time for which an item of the catalogue is new: searchable by its "
+        "features within seconds, and in the channel fresh. 0 = items wait for their first event.",
+    )
     filters: FilterConfig = Field(FilterConfig(), description="What is left out of every answer.")
     own_items: OwnItemsConfig = Field(OwnItemsConfig(), description="The channel own_items.")
     editorial_file: Path | None = Field(

@@ -93,6 +93,36 @@ def blended(
     ]
 
 
+def with_guaranteed(
+    fused: Sequence[Fused], channels: Mapping[str, ChannelConfig], rankings: Mapping[str, Ranking], k: int
+) -> list[Fused]:
+    """The list with at least its `guaranteed` items of every channel, as far as the channel has them.
+
+    They take the last places that no guarantee holds, in the order of the list; the first places stay.
+    """
+    owed = {name: channels[name].guaranteed for name in rankings if name in channels}
+    if not any(owed.values()):
+        return list(fused)
+    held: set[str] = set()
+    joined: list[Fused] = []
+    there = {one.key: one for one in fused[:k]}
+    said = _said(rankings)
+    for name, least in owed.items():
+        mine = [key for key, _ in rankings[name]]
+        kept = [key for key in mine if key in there][:least]
+        held.update(kept)
+        missing = [key for key in mine if key not in there][: least - len(kept)]
+        for key in missing:
+            first = next(one for one in said[key] if one.channel == name)
+            others = tuple(one for one in said[key] if one.channel != name)
+            joined.append(Fused(key, 0.0, (first, *others)))
+            there[key] = joined[-1]
+    room = max(k - len(joined), 0)
+    free = [one for one in fused[:k] if one.key not in held]
+    dropped = {one.key for one in free[max(len(free) - max(len(fused[:k]) - room, 0), 0) :]}
+    return ([one for one in fused[:k] if one.key not in dropped] + joined)[:k]
+
+
 def all_keys(rankings: Mapping[str, Ranking]) -> list[str]:
     """Every item of the rankings once, in an order that depends on nothing else."""
     return sorted({key for ranking in rankings.values() for key, _ in ranking})

@@ -38,6 +38,9 @@ class ChannelConfig(BaseModel):
         "all", description="Who gets it: all, cold (users without a history), nobody."
     )
     quota: int | None = Field(None, ge=0, description="Most places of an answer (method quota); none = k.")
+    guaranteed: int = Field(
+        0, ge=0, description="Least places of an answer, whatever the method gives; for fresh and editorial."
+    )
     weight: float = Field(1.0, ge=0, description="Weight in rrf and weighted.")
     timeout_ms: float | None = Field(
         None, gt=0, description="An answer waits no longer for this channel; none = channel_timeout_ms."

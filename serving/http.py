@@ -106,7 +106,7 @@ class Api:
         if not profile.history:
             self.metrics.cold.inc()
         if self.audit and self._sampling.random() < self.config.audit_share:
-            self.audit.write(body, ts_ms, profile, answered)
+            self.audit.write(body, ts_ms, profile, answered, snapshot.fresh.key_set)
             self.metrics.audited.inc()
         return _json(answered)
 

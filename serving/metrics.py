@@ -54,6 +54,7 @@ class ServingMetrics:
             "freshrecall_watermark_ms", "Event time the served version is at.", registry=r
         )
         self.delta = Gauge("freshrecall_delta", "Sequence of the served delta.", registry=r)
+        self.fresh = Gauge("freshrecall_fresh_items", "Items in the pool of new ones.", registry=r)
         self.loaded_ms = Gauge("freshrecall_snapshot_loaded_ms", "Wall time of the last swap.", registry=r)
 
     def text(self) -> bytes:

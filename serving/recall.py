@@ -21,7 +21,7 @@ from serving.channels.of_snapshot import POPULARITY, sources_of
 from serving.config import ServingConfig
 from serving.errors import NotFound
 from serving.filters import barred
-from serving.fusion import Found, Fused, all_keys, blended, fuse
+from serving.fusion import Found, Fused, all_keys, blended, fuse, with_guaranteed
 from serving.fusion_config import ChannelConfig, FusionConfig
 from serving.profile import Profile
 from serving.schema import (
@@ -110,7 +110,8 @@ def ask(
     user = key_text(request.user_id, "$.user_id")
     exclude = {key_text(item, f"$.exclude[{at}]") for at, item in enumerate(request.exclude)}
     filters = barred(config.filters, profile, ts_ms, exclude, request.exclude_seen)
-    asked = Ask(user, ts_ms, request.context, profile, set().union(*filters.values()))
+    excluded = set().union(*filters.values())
+    asked = Ask(user, ts_ms, request.context, profile, excluded, snapshot.fresh.gone)
     cold = not any(
         entry.kind in snapshot.history_kinds and entry.item_id and entry.ts_ms <= ts_ms
         for entry in reversed(profile.history)
@@ -143,6 +144,7 @@ def answer(
         fused = fuse(asking.fusion, asking.channels, rankings, k)
     else:
         fused = blended(asking.blend, rankings, keys, scores or {}, k)
+    fused = with_guaranteed(fused, asking.channels, rankings, k)
     if len(fused) < k:
         fused += _popular(snapshot, asking.ask, fused, k - len(fused))
     items = [RecalledItem(decode_id(one.key), one.found[0].score, one.found[0].channel) for one in fused]
@@ -208,12 +210,12 @@ def _history_length(snapshot: Snapshot, asked: Ask) -> int:
 
 def _popular(snapshot: Snapshot, asked: Ask, fused: Sequence[Fused], k: int) -> list[Fused]:
     """The k most popular items that are not there yet."""
-    taken = asked.excluded | {one.key for one in fused}
+    taken = {one.key for one in fused}
     ranking: Ranking = []
     for key, score in zip(snapshot.popular_keys, snapshot.popular_scores, strict=True):
         if len(ranking) == k:
             break
-        if key not in taken:
+        if key not in taken and asked.allows(key):
             ranking.append((key, score))
     return [Fused(key, 0.0, (Found(POPULARITY, score, rank),)) for rank, (key, score) in enumerate(ranking)]
 

@@ -20,6 +20,7 @@ from models.published import PublishedModel
 from models.registry import Registry
 from serving.audit import AuditLog
 from serving.config import ServingConfig
+from serving.fresh import CatalogueReader
 from serving.http import Api, PublishEvents, build_app
 from serving.metrics import ServingMetrics
 from serving.profile import ProfileSource
@@ -48,6 +49,7 @@ def serve(
     profiles: ProfileSource,
     events: PublishEvents,
     load_tower: LoadTower = load_published,
+    catalogue: CatalogueReader | None = None,
     metrics: ServingMetrics | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
@@ -55,11 +57,14 @@ def serve(
 
     profiles: asked on this call's event loop; `close()` is awaited at the end when it has one.
     events: called in a thread with a list of stream.event.Event for every POST /v1/events; raises when it
-    cannot. on_ready: told the address (http://host:port) as soon as requests are taken.
+    cannot. catalogue: where new items come from.
+    on_ready: told the address (http://host:port) as soon as requests are taken.
     Raises AddressInUse. Signals are the caller's: let SIGTERM set `stop`.
     """
     listener = _listen(config)
-    swapper = Swapper(registry, pointer, Served(), config, load_tower, metrics or ServingMetrics())
+    swapper = Swapper(
+        registry, pointer, Served(), config, load_tower, metrics or ServingMetrics(), catalogue=catalogue
+    )
     audit = AuditLog(config.audit_file) if config.audit_file and config.audit_share > 0 else None
     api = Api(config, swapper, profiles, events, audit)
     ended = threading.Event()

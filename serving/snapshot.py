@@ -5,12 +5,13 @@ of items, popularity.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.arrays import Float32Array
 from models.artifact import Artifact, ArtifactError
@@ -26,6 +27,7 @@ from models.neighbours import Neighbours
 from models.query import Queries
 from models.retrieve import retrieve
 from serving.errors import SnapshotRefused
+from serving.fresh import NO_ATTRIBUTES, CatalogueReader, Fresh
 
 ITEM_TABLE = "item"
 
@@ -63,16 +65,29 @@ class TowerConfig(Protocol):
         ...
 
 
+class ModelConfig(TowerConfig, Protocol):
+    """What serving reads of the configuration of a model."""
+
+    @property
+    def has_item_tower(self) -> bool:
+        """Whether an item that nobody has met can be encoded from its features."""
+        ...
+
+
 class UserTower(Protocol):
     """A recall model as it is served (models.published.PublishedModel)."""
 
     @property
-    def config(self) -> TowerConfig:
+    def config(self) -> ModelConfig:
         """The model's configuration."""
         ...
 
     def queries(self, moments: Moments) -> Queries:
         """What the item index is asked for the moments; never mutates."""
+        ...
+
+    def item_vectors(self, keys: pa.Array, attributes: Mapping[str, pa.Array]) -> Float32Array:
+        """float32[n, W] of any items, unknown ones too, from their attributes."""
         ...
 
     def with_rows(
@@ -95,7 +110,7 @@ class Channel:
     items: ItemIndex
 
     @property
-    def config(self) -> TowerConfig:
+    def config(self) -> ModelConfig:
         """Configuration of the model."""
         return self.tower.config
 
@@ -124,7 +139,8 @@ class Snapshot:
     """What one request reads, all of one version: bundle, deltas up to `delta`, data up to `watermark_ms`.
 
     names: the recall models (`channels`) and item-to-item channels (`neighbours`) in the order in which they
-    are merged. blend: how their scores are added up, None while the bundle has none.
+    are merged. blend: how their scores are added up, None while the bundle has none. fresh: what the
+    catalogue brought since.
     """
 
     bundle: str
@@ -139,6 +155,7 @@ class Snapshot:
     popular_keys: Sequence[str]
     popular_scores: Sequence[float]
     blend: Blend | None = None
+    fresh: Fresh = field(default_factory=Fresh)
 
     @cached_property
     def history_kinds(self) -> frozenset[str]:
@@ -244,6 +261,36 @@ class Snapshot:
             popular_keys=popularity.keys.to_pylist(),
             popular_scores=popularity.scores.tolist(),
         )
+
+    def with_catalogue(self, reader: CatalogueReader, fresh_ms: int, now_ms: int) -> Snapshot:
+        """The next snapshot, as the catalogue is now: new items searchable, deleted ones gone.
+
+        fresh_ms: how long an item is new; now_ms: event time. Items that the version has stay as it has them.
+        """
+        changes, read = reader.item_changes(self.fresh.read)
+        if read == self.fresh.read:
+            return self
+        fresh = self.fresh.with_changes(changes, read, now_ms - fresh_ms)
+        gone = changes["item_id"].combine_chunks().filter(changes["deleted"].combine_chunks())
+        new = changes.filter(pc.is_in(changes["item_id"], fresh.keys))
+        keys = new["item_id"].combine_chunks()
+        attributes = {
+            name: new[name].combine_chunks() for name in new.column_names if name not in NO_ATTRIBUTES
+        }
+        channels = {}
+        for name, channel in self.channels.items():
+            wanted = (
+                channel.items.lookup(keys) < 0 if channel.config.has_item_tower else np.zeros(len(keys), bool)
+            )
+            mask = pa.array(wanted)
+            own = {column: values.filter(mask) for column, values in attributes.items()}
+            vectors = np.empty((0, channel.items.dim), np.float32)
+            if wanted.any():
+                vectors = channel.tower.item_vectors(keys.filter(mask), own)
+            channels[name] = Channel(
+                channel.tower, channel.items.with_changes(keys.filter(mask), vectors, gone)
+            )
+        return replace(self, channels=channels, fresh=fresh, catalogue=max(self.catalogue, reader.sequence()))
 
     def warm(self) -> None:
         """Touch what the first request would touch, and refuse a tower whose vectors do not fit its items."""

@@ -17,10 +17,12 @@ from models.pointer import Pointer, PointerStore
 from models.registry import DeltaRef, MissingDelta, Registry
 from serving.config import ServingConfig
 from serving.errors import SnapshotRefused
+from serving.fresh import CatalogueReader
 from serving.metrics import ServingMetrics
 from serving.snapshot import LoadTower, Snapshot
 
 _LOG = logging.getLogger(__name__)
+_DAY_MS = 86_400_000
 
 
 class Served:
@@ -42,9 +44,11 @@ class Swapper:
         load_tower: LoadTower,
         metrics: ServingMetrics,
         clock_s: Callable[[], float] = time.time,
+        catalogue: CatalogueReader | None = None,
     ) -> None:
         self.registry, self.pointer, self.served, self.config = registry, pointer, served, config
         self.load_tower, self.metrics, self.clock_s = load_tower, metrics, clock_s
+        self.catalogue = catalogue
         self.last_refusal = ""
         self._refused: tuple[str, int] | None = None
         self._retry_at_s = 0.0
@@ -55,6 +59,7 @@ class Swapper:
         with self.pointer.notices() as notices:
             while not stop.is_set():
                 self.step()
+                self.follow_catalogue()
                 notices.wait(self.config.poll_interval_s, stop)
 
     def step(self) -> bool:
@@ -81,10 +86,32 @@ class Swapper:
         ) as error:  # whatever is wrong with a version, the watcher lives on and the old one serves
             self._refuse(pointer, error)
             return False
-        self.served.snapshot = snapshot
+        self.served.snapshot = self._with_catalogue(snapshot)
         self._refused, self.last_refusal = None, ""
         self._count(snapshot, current, time.perf_counter() - began)
         return True
+
+    def follow_catalogue(self) -> bool:
+        """Bring the served snapshot to what the catalogue says now; True when something changed."""
+        current = self.served.snapshot
+        if current is None:
+            return False
+        self.served.snapshot = self._with_catalogue(current)
+        return self.served.snapshot is not current
+
+    def _with_catalogue(self, snapshot: Snapshot) -> Snapshot:
+        """A catalogue that cannot be read, or an item that cannot be encoded, holds up no version."""
+        if self.catalogue is None or not self.config.fresh_days:
+            return snapshot
+        now_ms = snapshot.watermark_ms if self.config.clock == "event" else int(1000 * self.clock_s())
+        try:
+            newer = snapshot.with_catalogue(self.catalogue, round(self.config.fresh_days * _DAY_MS), now_ms)
+        except Exception as error:
+            self.metrics.refused.labels("catalogue").inc()
+            _LOG.error("new items are not served: %s: %s", type(error).__name__, error)
+            return snapshot
+        self.metrics.fresh.set(len(newer.fresh.keys))
+        return newer
 
     def load(self, pointer: Pointer, current: Snapshot | None = None) -> Snapshot:
         """The snapshot a pointer names, from `current` where that shortens the way."""

@@ -43,6 +43,19 @@ class Catalogue:
         """Users as of an event time, like `items_table` with `user_id`."""
         return self._table(USERS, as_of_ms)
 
+    def item_changes(self, after: int) -> tuple[pa.Table, int]:
+        """Last versions of the items that changed after the first `after` changes of items, in the form of
+        items_table with the columns ts_ms, born_ms (event time of the item's first change) and deleted; and
+        how many changes of items there are by now.
+        """
+        with self._mutex:
+            versions = self._logs[ITEMS].refreshed()
+            changed = _newest(versions.slice(after))
+            wide = _wide(changed, _KEYS[ITEMS])
+            for name in ("ts_ms", "deleted"):
+                wide = wide.append_column(name, changed[name])
+            return wide.append_column("born_ms", _born_ms(versions, changed["id"])), versions.num_rows
+
     def sequence(self) -> int:
         """Number of changes taken in so far, of items and users."""
         with self._mutex:
@@ -137,15 +150,26 @@ class _Versions:
 
 def _latest(versions: pa.Table) -> pa.Table:
     """The last version of each ID that still exists; of equal times the later arrival counts."""
+    newest = _newest(versions)
+    return newest.filter(pc.invert(newest["deleted"]))
+
+
+def _newest(versions: pa.Table) -> pa.Table:
+    """The last version of each ID, deletions too."""
     ids = versions["id"].combine_chunks().dictionary_encode()
     ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
     codes = ids.indices.to_numpy(zero_copy_only=False)
     order = np.lexsort([np.arange(len(codes)), column(versions, "ts_ms"), codes])
     last = np.ones(len(order), bool)
     last[:-1] = codes[order][1:] != codes[order][:-1]
-    rows = np.sort(order[last])
-    newest = versions.take(pa.array(rows))
-    return newest.filter(pc.invert(newest["deleted"]))
+    return versions.take(pa.array(np.sort(order[last])))
+
+
+def _born_ms(versions: pa.Table, ids: pa.ChunkedArray) -> pa.Array:
+    """Event time of the first version of every ID."""
+    theirs = versions.filter(pc.is_in(versions["id"], ids))
+    first = theirs.group_by("id").aggregate([("ts_ms", "min")])
+    return first["ts_ms_min"].take(pc.index_in(ids, first["id"])).combine_chunks()
 
 
 def _wide(versions: pa.Table, key: str) -> pa.Table:

@@ -21,8 +21,9 @@ Ranking = list[tuple[str, float]]
 class Ask:
     """One request, as every channel reads it.
 
-    user: key text; ts_ms: moment of the request; excluded: key texts that must not be answered. memo: what a
-    channel computed for this request and needs again, by the channel itself.
+    user: key text; ts_ms: moment of the request; excluded: key texts that must not be answered; gone: those
+    of deleted items, which item indexes do not hold any more. memo: what a channel computed for this request
+    and needs again, by the channel itself.
     """
 
     user: str
@@ -30,6 +31,7 @@ class Ask:
     context: Mapping[str, str]
     profile: Profile
     excluded: Set[str]
+    gone: Set[str] = frozenset()
     memo: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def once(self, source: Source, compute: Callable[[], T]) -> T:
@@ -38,6 +40,10 @@ class Ask:
             self.memo[id(source)] = compute()
         found: T = self.memo[id(source)]
         return found
+
+    def allows(self, key: str) -> bool:
+        """Whether an item may be answered."""
+        return key not in self.excluded and key not in self.gone
 
     @cached_property
     def excluded_keys(self) -> pa.Array | None:

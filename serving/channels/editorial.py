@@ -67,7 +67,7 @@ class EditorialSource:
 
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The list of the request's scene, else that of all others; score: 1 / place."""
-        allowed = [key for key in self._chosen(ask) if key not in ask.excluded][:k]
+        allowed = [key for key in self._chosen(ask) if ask.allows(key)][:k]
         return [(key, 1.0 / place) for place, key in enumerate(allowed, 1)]
 
     def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:

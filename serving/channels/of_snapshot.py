@@ -6,14 +6,15 @@ from collections.abc import Mapping
 
 from serving.channels.contract import Source
 from serving.channels.editorial import EditorialSource, Lists
+from serving.channels.fresh import FreshSource
 from serving.channels.neighbours import NeighbourSource
 from serving.channels.own import OwnItemsConfig, OwnItemsSource
 from serving.channels.popular import PopularSource
 from serving.channels.tower import TowerSource
 from serving.snapshot import Snapshot
 
-POPULARITY, OWN_ITEMS, EDITORIAL = "popularity", "own_items", "editorial"
-BUILT_IN = (POPULARITY, OWN_ITEMS, EDITORIAL)
+POPULARITY, OWN_ITEMS, EDITORIAL, FRESH = "popularity", "own_items", "editorial", "fresh"
+BUILT_IN = (POPULARITY, OWN_ITEMS, EDITORIAL, FRESH)
 """Channels that every snapshot has, whatever its bundle was trained with."""
 
 
@@ -28,4 +29,5 @@ def sources_of(snapshot: Snapshot, own: OwnItemsConfig, editorial: Lists) -> Map
     sources[POPULARITY] = PopularSource(snapshot.popular_keys, snapshot.popular_scores)
     sources[OWN_ITEMS] = OwnItemsSource(own)
     sources[EDITORIAL] = EditorialSource(editorial)
+    sources[FRESH] = FreshSource(snapshot.fresh)
     return sources

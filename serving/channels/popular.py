@@ -23,7 +23,7 @@ class PopularSource:
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The k items with the greatest counts."""
         listed = zip(self.keys, self.counts, strict=True)
-        return list(islice((entry for entry in listed if entry[0] not in ask.excluded), k))
+        return list(islice((entry for entry in listed if ask.allows(entry[0])), k))
 
     def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
         """Logarithms of 1 + count: counts have heavy tails. 0 for what is not on the list."""

@@ -156,7 +156,9 @@ def test_scores_of_a_channel_are_those_of_its_candidates(served):
     logs = {"popularity": np.log1p}
     for name, source in sources_of(served, OwnItemsConfig(), lists).items():
         ranking = source.candidates(ask, 9)
-        assert ranking
+        assert ranking or name == "fresh"
+        if not ranking:
+            continue
         scores = source.scores(ask, [key for key, _ in ranking])
         expected = np.array([score for _, score in ranking])
         np.testing.assert_allclose(scores, logs.get(name, np.asarray)(expected), rtol=1e-5)

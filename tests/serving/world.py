@@ -39,7 +39,9 @@ class FakeTower:
     rows: dict
     bias: np.ndarray
     config: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(positives=("click",), read_length=3, histories={})
+        default_factory=lambda: SimpleNamespace(
+            positives=("click",), read_length=3, histories={}, has_item_tower=True
+        )
     )
 
     @classmethod
@@ -57,6 +59,12 @@ class FakeTower:
                 self.rows.get(moments.user_id[at].as_py(), self.rows[""]) + self.bias * (length + shift)
             )
         return Queries.plain(np.array(found, np.float32).reshape(len(moments), 1, DIM))
+
+    def item_vectors(self, keys, attributes):
+        """The bias, longer for every character of the title."""
+        titles = attributes["title"].to_pylist() if "title" in attributes else [""] * len(keys)
+        made = [self.bias * (1 + len(title or "")) for title in titles]
+        return np.array(made, np.float32).reshape(len(keys), DIM)
 
     def with_rows(self, rows, tombstones=None):
         merged = dict(self.rows)
