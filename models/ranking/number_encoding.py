@@ -1,0 +1,99 @@
+"""Numbers as a ranker reads them: scaled to 0 .. 1, and discretised, each bin with a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.arrays import Float32Array, Float64Array, Int64Array, Tensors
+from models.feature_config import FeatureConfig
+
+
+class NumberEncoding:
+    """M raw numbers (nan = missing) -> scaled inputs float32[N, width] and bins int64[N, M].
+
+    Scaled: x and its declared transforms, each (x - min) / (max - min) over what training has seen, within
+    0 .. 1; missing = 0. Bins: 0 = missing, then quantiles of the first training, which are kept: a bin's row
+    goes on meaning the same (Guo et al., DeepFM, IJCAI 2017, handles dense fields in these two ways).
+    """
+
+    def __init__(self, features: Sequence[FeatureConfig | None], bins: int) -> None:
+        """features: of each number, None for one without transforms."""
+        self._transforms = [() if feature is None else feature.transforms for feature in features]
+        self._bins = bins
+        self.numbers = len(self._transforms)
+        self.starts = np.cumsum([0] + [1 + len(names) for names in self._transforms])
+        self.width = int(self.starts[-1])
+        self._low = np.full(self.width, np.inf)
+        self._high = np.full(self.width, -np.inf)
+        self._edges = np.full((self.numbers, bins - 1), np.inf)
+        self._fitted = False
+
+    @property
+    def rows_each(self) -> int:
+        """Bins of one number, the missing one included."""
+        return self._bins + 1
+
+    def _expand(self, raw: Float32Array) -> Float64Array:
+        columns: list[Float64Array] = []
+        for place, names in enumerate(self._transforms):
+            x = raw[:, place].astype(np.float64)
+            columns.append(x)
+            for name in names:
+                if name == "log":
+                    columns.append(np.sign(x) * np.log1p(np.abs(x)))
+                elif name == "square":
+                    columns.append(x * x)
+                else:
+                    columns.append(np.sign(x) * np.sqrt(np.abs(x)))
+        return np.stack(columns, axis=1) if columns else np.empty((len(raw), 0))
+
+    def fit(self, raw: Float32Array) -> None:
+        """Widen the ranges by raw float32[N, M]; the first call with rows also places the bins."""
+        if not len(raw):
+            return
+        expanded = self._expand(raw)
+        known = np.isfinite(expanded)
+        self._low = np.minimum(self._low, np.where(known, expanded, np.inf).min(0))
+        self._high = np.maximum(self._high, np.where(known, expanded, -np.inf).max(0))
+        if not self._fitted:
+            self._fitted = True
+            shares = np.arange(1, self._bins) / self._bins
+            for place in range(self.numbers):
+                values = raw[:, place][np.isfinite(raw[:, place])]
+                if len(values):
+                    edges = np.unique(np.quantile(values.astype(np.float64), shares))
+                    self._edges[place, : len(edges)] = edges
+
+    def scaled(self, raw: Float32Array) -> Float32Array:
+        """float32[N, width] in 0 .. 1."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            span = self._high - self._low
+            values = (self._expand(raw) - self._low) / np.where(span > 0, span, 1.0)
+        return np.where(np.isfinite(values), np.clip(values, 0.0, 1.0), 0.0).astype(np.float32)
+
+    def binned(self, raw: Float32Array) -> Int64Array:
+        """int64[N, M] in 0 .. bins."""
+        places = np.zeros(raw.shape, np.int64)
+        for place in range(self.numbers):
+            x = raw[:, place].astype(np.float64)
+            found = 1 + np.searchsorted(self._edges[place], x, "right")
+            places[:, place] = np.where(np.isfinite(x), np.minimum(found, self._bins), 0)
+        return places
+
+    def state(self) -> Tensors:
+        """Everything restore() needs."""
+        return {
+            "low": self._low.copy(),
+            "high": self._high.copy(),
+            "edges": self._edges.copy(),
+            "fitted": np.array([self._fitted], np.int64),
+        }
+
+    def restore(self, state: Tensors) -> None:
+        """Take what state() described."""
+        self._low = np.array(state["low"], np.float64)
+        self._high = np.array(state["high"], np.float64)
+        self._edges = np.array(state["edges"], np.float64)
+        self._fitted = bool(state["fitted"][0])
