@@ -17,6 +17,7 @@ from models.ranking.joined import JOINED
 from models.time_features import local_midnight_ms
 
 DAY_MS = 86_400_000
+_KEYS = ("user_id", "item_id", "scene", "request_id")
 ZONE = "Asia/Shanghai"
 WAIT_MS = 600_000
 """An impression is given out so long after it; actions that come later (2% of the watches) count all the same
@@ -49,7 +50,7 @@ def joined_of(events: pa.Table) -> pa.Table:
     columns = {
         "event_id": pa.array([str(place) for place in range(len(impressions))]),
         "ts_ms": ts_ms,
-        **{name: impressions[name].cast(pa.string()) for name in ("user_id", "item_id", "scene", "request_id")},
+        **{name: impressions[name].cast(pa.string()) for name in _KEYS},
         "context": nothing,
         "actions": actions,
         "late": np.zeros(len(impressions), np.bool_),

@@ -1,0 +1,255 @@
+"""A ranker as a whole: learns, reads no future, serves what it trained, survives its files."""
+
+import copy
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from models.ranking.counts import Counts
+from models.ranking.rank_learner import RankLearner
+from models.ranking.rank_published import PublishedRanker
+from models.ranking.rank_samples import RankSamples
+from models.ranking.rank_training import RankTraining
+from tests.models.learning_data import DAY_MS, FEATURES, START_MS, catalogue
+from tests.models.ranking.ranking_data import KINDS, Files, config, contents, joined, trained
+
+TESTED = joined(200, seed=9, start_ms=START_MS + DAY_MS)
+
+
+def ordered_well(labels, scores):
+    """Share of (positive, negative) pairs in the right order."""
+    difference = scores[labels > 0][:, None] - scores[labels == 0][None]
+    return (difference > 0).mean() + 0.5 * (difference == 0).mean()
+
+
+@pytest.mark.parametrize("kind", ["weighted_lr", "deepfm", "mmoe", "pepnet"])
+def test_learns_which_users_click_what(kind):
+    """Nothing but the pair of user and item tells: a plain logistic regression stays near chance."""
+    learner = RankLearner.fresh(config(kind, epochs_first=6, lr_rows=0.1, lr_dense=0.01, author=""), ())
+    learner.train(learner.prepare(joined(3000), catalogue()))
+    labels = learner.prepare(TESTED, catalogue()).labels[:, 0]
+    assert ordered_well(labels, learner.predict(TESTED, catalogue())["click"]) > 0.72
+
+
+def test_logistic_regression_is_one():
+    """Its logits are linear in one weight per row, head and number: fitted on them, nothing is left."""
+    learner = RankLearner.fresh(config("logistic", epochs_first=30, lr_linear=0.3, author=""), ())
+    samples = learner.prepare(joined(800), catalogue())
+    first = learner.train(samples)
+    assert first["click"] < 0.68
+    p = learner.predict(TESTED, catalogue())["click"]
+    assert abs(p.mean() - samples.labels[:, 0].mean()) < 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_serving_scores_what_training_reads(kind, monkeypatch):
+    """The network's inputs in a step, through entries and the fused update, are those of predict()."""
+    learner = trained(kind)
+    samples = learner.prepare(TESTED, catalogue())  # gives new keys their entries first
+    parts = learner._parts
+    table = TESTED.combine_chunks()
+    request, item = learner._columns(table, catalogue())
+    served = parts.inputs(
+        parts.request_rows(table["user_id"].combine_chunks(), request, np.array(table["ts_ms"])),
+        parts.item_rows(table["item_id"].combine_chunks(), item),
+    )
+    request_raw = parts.request_raw(samples.request, samples.pair, samples.request_numbers)
+    u = parts.request.rows(parts.space, samples.request, request_raw)
+    i = parts.item.rows(parts.space, samples.item, parts.item_raw(samples.item, samples.item_numbers))
+    read = learner._training._inputs(
+        np.concatenate([u.rows, i.rows], 1),
+        np.concatenate([u.factors, i.factors], 1),
+        np.concatenate([u.numbers, i.numbers], 1),
+    )
+    torch.testing.assert_close(read.rows, served.rows)
+    torch.testing.assert_close(read.linear, served.linear)
+    assert torch.equal(read.numbers, served.numbers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_published_ranker_scores_as_its_learner(kind):
+    learner = trained(kind)
+    published = PublishedRanker.load(Files(learner), "r")
+    expected = learner.predict(TESTED, catalogue())
+    items, users = catalogue().items, catalogue().users.to_pylist()
+    by_user = {row.pop("user_id"): row for row in users}
+    for at in range(0, 200, 23):
+        row = TESTED.slice(at, 1).to_pylist()[0]
+        position = catalogue().item_positions(pa.array([row["item_id"]]))
+        found = published.scores(
+            row["user_id"],
+            pa.array([row["item_id"], "never seen"]),
+            {**dict(row["context"]), "scene": row["scene"]},
+            by_user.get(row["user_id"], {}),
+            {
+                name: pa.concat_arrays(
+                    [items[name].take(pa.array(position)).combine_chunks(), pa.nulls(1, items[name].type)]
+                )
+                for name in published.reads()["item"]
+            },
+            row["ts_ms"],
+        )
+        assert found.keys() == expected.keys()
+        for name, values in found.items():
+            assert values.dtype == np.float32
+            assert values.shape == (2,)
+            np.testing.assert_allclose(values[0], expected[name][at], rtol=2e-5, atol=1e-6)
+
+
+def test_encoded_items_may_be_kept_and_taken():
+    published = PublishedRanker.load(Files(trained()), "r")
+    keys = pa.array([f"i{value}" for value in range(40)])
+    attributes = {name: catalogue().items[name].combine_chunks() for name in published.reads()["item"]}
+    asked = ({"scene": "home"}, {"town": "t1"}, START_MS + DAY_MS)
+    whole = published.scores("u2", keys, asked[0], asked[1], attributes, asked[2])
+    some = published.items(keys, attributes).take(np.array([30, 3]))
+    part = published.scores_of("u2", some, *asked)
+    np.testing.assert_allclose(part["score"], whole["score"][[30, 3]], rtol=1e-6)
+    assert len(some) == 2
+    with pytest.raises(ValueError, match="attribute 'colour': expected 40 values, got 1"):
+        published.items(keys, {"colour": pa.array(["c1"])})
+    assert published.scores("", keys[:0], {}, {}, {}, 0)["score"].shape == (0,)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_hold_everything_and_training_goes_on_from_them(kind):
+    learner = trained(kind, dropout=0.2, admit_after=2)
+    loaded = RankLearner.load(Files(learner), "r")
+    assert contents(loaded) == contents(learner)
+    for one in (learner, loaded):
+        one.train(one.prepare(TESTED, catalogue()))
+    assert contents(loaded) == contents(learner)
+    assert learner.describe() == loaded.describe()
+    with pytest.raises(KeyError, match="no ranker 'x'; it has r"):
+        RankLearner.load(Files(learner), "x")
+
+
+def test_state_is_a_function_of_what_was_given():
+    torch.manual_seed(1)
+    first = contents(trained(dropout=0.2))
+    torch.manual_seed(2)
+    assert contents(trained(dropout=0.2)) == first
+    assert contents(trained(dropout=0.2, seed=1)) != first
+
+
+def test_predicting_moves_nothing():
+    learner = trained()
+    before = contents(learner)
+    p = learner.predict(TESTED, catalogue())
+    assert contents(learner) == before
+    assert all(np.isfinite(values).all() for values in p.values())
+    np.testing.assert_allclose(p["score"], p["click"] + p["long_view"] + p["like"], rtol=1e-5)
+
+
+def test_counts_read_only_what_was_given_out_before(monkeypatch):
+    """Two days in one call: the first day's rows see nothing, the second's see the first day."""
+    table = pa.concat_tables([joined(120, seed=1), joined(120, seed=2, start_ms=START_MS + DAY_MS)])
+    learner = RankLearner.fresh(config("logistic", author=""), ())
+    samples = learner.prepare(table, catalogue())
+    kept = copy.deepcopy(learner)
+    raw = {}
+    numbers = RankTraining._numbers
+
+    def kept_numbers(training, given):
+        raw["request"], raw["item"] = numbers(training, given)
+        return raw["request"], raw["item"]
+
+    monkeypatch.setattr(RankTraining, "_numbers", kept_numbers)
+    learner.train(samples)
+    day = samples.emitted_ms // DAY_MS
+    assert len(set(day.tolist())) == 3  # the samples begin in the middle of a day
+    for one in sorted(set(day.tolist())):
+        before = Counts(3, kept.config.smoothing)
+        earlier = day < one
+        before.add(
+            {
+                "user": samples.request[earlier, 0],
+                "user_scene": samples.pair[earlier],
+                "context.scene": samples.request[earlier, 1],
+                "item": samples.item[earlier, 0],
+            },
+            samples.labels[earlier],
+        )
+        now = day == one
+        np.testing.assert_array_equal(raw["item"][now], before.read("item", samples.item[now, 0]))
+        np.testing.assert_array_equal(raw["request"][now, :4], before.read("user", samples.request[now, 0]))
+        np.testing.assert_array_equal(raw["request"][now, 4:8], before.read("user_scene", samples.pair[now]))
+    # Serving reads them all: what training of the next day would read.
+    assert learner._parts.counts.state()["total"][0] == 240
+
+
+def test_later_rows_do_not_change_what_earlier_ones_read():
+    """Counts of a call's first stretch are the same whatever follows in the call."""
+    learner = trained("logistic")
+    seen = {}
+    for end in (60, 200):
+        again = RankLearner.load(Files(learner), "r")
+        samples = again.prepare(TESTED.slice(0, end), catalogue())
+        seen[end] = again._training._numbers(samples)[1][:60]
+    first = samples.emitted_ms[:60] // DAY_MS == samples.emitted_ms[0] // DAY_MS
+    np.testing.assert_array_equal(seen[60][first], seen[200][first])
+
+
+def test_without_stretches_counts_move_after_the_call():
+    learner = RankLearner.fresh(config("logistic", stretch_h=0, author=""), ())
+    samples = learner.prepare(joined(100), catalogue())
+    assert [len(one) for one in learner._training.stretches(samples)] == [100]
+    assert np.isnan(learner._training._numbers(samples)[1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_of_one_class_and_a_single_row_are_fine(kind):
+    table = joined(80)
+    never = pc.is_valid(pc.map_lookup(table["actions"].combine_chunks(), "click", "last"))
+    for rows in (table.filter(pc.invert(never)), table.filter(never), table.slice(0, 1)):
+        learner = RankLearner.fresh(config(kind), FEATURES)
+        losses = learner.train(learner.prepare(rows, catalogue()))
+        assert all(np.isfinite(value) for value in losses.values())
+        assert all(np.isfinite(values).all() for values in learner.predict(TESTED, catalogue()).values())
+
+
+def test_nothing_to_train_on():
+    learner = trained()
+    before = contents(learner)
+    assert learner.train(learner.prepare(joined(5).slice(0, 0), catalogue())) == {}
+    assert contents(learner) == before
+    assert RankLearner.fresh(config(author=""), ()).predict(TESTED, catalogue())["click"].shape == (200,)
+
+
+def test_a_loss_that_is_not_finite_is_an_error():
+    learner = trained("weighted_lr")
+    with torch.no_grad():
+        learner._parts.network.output_bias().fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite; lower lr_dense"):
+        learner.train(learner.prepare(TESTED, catalogue()))
+
+
+def test_unknown_users_and_items_are_trained_too():
+    """Dropped IDs train the cold row, which is what strangers are scored with."""
+    learner = trained(id_dropout=0.5)
+    space = learner._parts.space
+    cold = [space.cold("user"), space.cold("item")]
+    assert (space.rows.momentum[cold] > 0).all()
+    untouched = trained(id_dropout=0.0)._parts.space
+    assert untouched.rows.momentum[untouched.cold("item")] == 0
+
+
+def test_progress_and_passes():
+    learner = RankLearner.fresh(config(epochs_first=2, batch_size=200, author=""), ())
+    seen = []
+    learner.train(learner.prepare(joined(500), catalogue()), lambda done, of: seen.append((done, of)))
+    assert seen == [(done, 1000) for done in (200, 400, 500, 700, 900, 1000)]
+    samples = learner.prepare(TESTED, catalogue())
+    learner.train(RankSamples.concatenate([samples.take(slice(0, 50)), samples.take(slice(50, 200))]))
+    assert learner.save()["progress"]["counters"].tolist() == [2, 3]
+    with pytest.raises(ValueError, match="nothing to concatenate"):
+        RankSamples.concatenate([])
+
+
+def test_every_pass_has_another_order():
+    learner = RankLearner.fresh(config(author=""), ())
+    one, two = (np.random.default_rng([learner.config.seed, made]).permutation(9) for made in (0, 1))
+    assert one.tolist() != two.tolist()
