@@ -32,6 +32,7 @@ def layout_of(config: RankConfig, request: RankSide, item: RankSide) -> RankLayo
     if config.author:
         author = fields + item.keyed.index(item.features.named(config.author).table)
     first_bin = len(request.keyed)
+    binned = range(first_bin, len(request.fields))
     in_scene = [place for name in (PAIRS, SCENE) for place in request.number_places(name)]
     return RankLayout(
         fields=fields + len(item.fields),
@@ -41,7 +42,7 @@ def layout_of(config: RankConfig, request: RankSide, item: RankSide) -> RankLayo
         user=0,
         item=fields,
         author=author,
-        domain_fields=(request.keyed.index(SCENE), *(first_bin + place for place in in_scene)),
+        domain_fields=(request.keyed.index(SCENE), *(binned[place] for place in in_scene if binned)),
         domain_numbers=tuple(int(request.encoding.starts[place]) for place in in_scene),
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class RankInputs:
     """rows: [B, F, D] embedded fields ([B, 0, D] for a model without); linear: [B, H] sums of first order
-    terms (0 for a model without); numbers: [B, M] scaled to 0 .. 1.
+    terms (0 for a model without); numbers: [B, M] scaled.
     """
 
     rows: Tensor

@@ -1,4 +1,4 @@
-"""Numbers as a ranker reads them: scaled to 0 .. 1, and discretised, each bin with a row."""
+"""Numbers as a ranker reads them: scaled, and discretised, each bin with a row."""
 
 from __future__ import annotations
 
@@ -8,32 +8,42 @@ import numpy as np
 
 from models.arrays import Float32Array, Float64Array, Int64Array, Tensors
 from models.feature_config import FeatureConfig
+from models.ranking.rank_config import NumberScale
+
+_WITHIN = 5.0
 
 
 class NumberEncoding:
     """M raw numbers (nan = missing) -> scaled inputs float32[N, width] and bins int64[N, M].
 
-    Scaled: x and its declared transforms, each (x - min) / (max - min) over what training has seen, within
-    0 .. 1; missing = 0. Bins: 0 = missing, then quantiles of the first training, which are kept: a bin's row
-    goes on meaning the same (Guo et al., DeepFM, IJCAI 2017, handles dense fields in these two ways).
+    Scaled: x and its declared transforms, over what training has seen: "minmax" (x - min) / (max - min),
+    within 0 .. 1, or "standard" (x - mean) / deviation, within -5 .. 5; missing = 0. Bins: 0 = missing, then
+    quantiles of the first training, which are kept: a bin's row goes on meaning the same. (Guo et al.,
+    DeepFM, IJCAI 2017: dense fields as values or discretised.)
     """
 
-    def __init__(self, features: Sequence[FeatureConfig | None], bins: int) -> None:
+    def __init__(
+        self, features: Sequence[FeatureConfig | None], bins: int, scaling: NumberScale = "standard"
+    ) -> None:
         """features: of each number, None for one without transforms."""
         self._transforms = [() if feature is None else feature.transforms for feature in features]
         self._bins = bins
+        self._standard = scaling == "standard"
         self.numbers = len(self._transforms)
         self.starts = np.cumsum([0] + [1 + len(names) for names in self._transforms])
         self.width = int(self.starts[-1])
         self._low = np.full(self.width, np.inf)
         self._high = np.full(self.width, -np.inf)
-        self._edges = np.full((self.numbers, bins - 1), np.inf)
+        self._count = np.zeros(self.width)
+        self._sum = np.zeros(self.width)
+        self._square_sum = np.zeros(self.width)
+        self._edges = np.full((self.numbers, max(bins - 1, 0)), np.inf)
         self._fitted = False
 
     @property
     def rows_each(self) -> int:
-        """Bins of one number, the missing one included."""
-        return self._bins + 1
+        """Bins of one number, the missing one included; 0 where numbers are only scaled."""
+        return self._bins + 1 if self._bins else 0
 
     def _expand(self, raw: Float32Array) -> Float64Array:
         columns: list[Float64Array] = []
@@ -50,16 +60,20 @@ class NumberEncoding:
         return np.stack(columns, axis=1) if columns else np.empty((len(raw), 0))
 
     def fit(self, raw: Float32Array) -> None:
-        """Widen the ranges by raw float32[N, M]; the first call with rows also places the bins."""
+        """Add raw float32[N, M] to ranges and moments; the first call with rows also places the bins."""
         if not len(raw):
             return
         expanded = self._expand(raw)
         known = np.isfinite(expanded)
         self._low = np.minimum(self._low, np.where(known, expanded, np.inf).min(0))
         self._high = np.maximum(self._high, np.where(known, expanded, -np.inf).max(0))
+        expanded = np.where(known, expanded, 0.0)
+        self._count += known.sum(0)
+        self._sum += expanded.sum(0)
+        self._square_sum += (expanded * expanded).sum(0)
         if not self._fitted:
             self._fitted = True
-            shares = np.arange(1, self._bins) / self._bins
+            shares = np.arange(1, self._bins) / max(self._bins, 1)
             for place in range(self.numbers):
                 values = raw[:, place][np.isfinite(raw[:, place])]
                 if len(values):
@@ -67,11 +81,18 @@ class NumberEncoding:
                     self._edges[place, : len(edges)] = edges
 
     def scaled(self, raw: Float32Array) -> Float32Array:
-        """float32[N, width] in 0 .. 1."""
+        """float32[N, width]: within 0 .. 1, or -5 .. 5."""
         with np.errstate(invalid="ignore", over="ignore"):
-            span = self._high - self._low
-            values = (self._expand(raw) - self._low) / np.where(span > 0, span, 1.0)
-        return np.where(np.isfinite(values), np.clip(values, 0.0, 1.0), 0.0).astype(np.float32)
+            if self._standard:
+                low, high = -_WITHIN, _WITHIN
+                count = np.maximum(self._count, 1.0)
+                offset = self._sum / count
+                span = np.sqrt(np.maximum(self._square_sum / count - offset * offset, 0.0))
+            else:
+                low, high, offset, span = 0.0, 1.0, self._low, self._high - self._low
+            values = (self._expand(raw) - offset) / np.where(span > 1e-9, span, 1.0)
+        known = np.isfinite(values) & (self._count > 0)
+        return np.where(known, np.clip(values, low, high), 0.0).astype(np.float32)
 
     def binned(self, raw: Float32Array) -> Int64Array:
         """int64[N, M] in 0 .. bins."""
@@ -87,6 +108,9 @@ class NumberEncoding:
         return {
             "low": self._low.copy(),
             "high": self._high.copy(),
+            "count": self._count.copy(),
+            "sum": self._sum.copy(),
+            "square_sum": self._square_sum.copy(),
             "edges": self._edges.copy(),
             "fitted": np.array([self._fitted], np.int64),
         }
@@ -95,5 +119,8 @@ class NumberEncoding:
         """Take what state() described."""
         self._low = np.array(state["low"], np.float64)
         self._high = np.array(state["high"], np.float64)
+        self._count = np.array(state["count"], np.float64)
+        self._sum = np.array(state["sum"], np.float64)
+        self._square_sum = np.array(state["square_sum"], np.float64)
         self._edges = np.array(state["edges"], np.float64)
         self._fitted = bool(state["fitted"][0])

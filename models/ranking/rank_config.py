@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RankerKind = Literal["logistic", "weighted_lr", "deepfm", "mmoe", "pepnet"]
 Sharing = Literal["mmoe", "omoe", "shared_bottom", "soft_sharing"]
+NumberScale = Literal["standard", "minmax"]
+Order = Literal["stretches", "shuffled"]
 PPNetGate = Literal["epnet_output", "epnet_gate"]
 Preset = Literal["tuned", "published"]
 
@@ -125,7 +127,12 @@ class RankConfig(BaseModel):
     ppnet_gate: PPNetGate = Field(
         default="epnet_output", description="What PPNet's gates see beside the IDs: output or gate of EPNet."
     )
-    bins: int = Field(default=16, ge=1, description="Quantile bins of a number, each a row.")
+    bins: int = Field(
+        default=16, ge=0, description="Quantile bins of a number, each a row; 0 = numbers are only scaled."
+    )
+    scaling: NumberScale = Field(
+        default="standard", description="How numbers are scaled: by mean and deviation, or to 0 .. 1."
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout after hidden layers.")
     id_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="Share of rows trained as an unknown user, or an unknown item."
@@ -144,6 +151,17 @@ class RankConfig(BaseModel):
         ge=0,
         description="Counts move on after so many hours (of emitted_ms, from local midnight) inside one "
         "training call, as often as bundles are made; 0 = only after the call.",
+    )
+    final_rate: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the step sizes to which they fall over a call, linearly.",
+    )
+    order: Order = Field(
+        default="shuffled",
+        description="Order of a pass: shuffled over the whole call, or stretch by stretch in time, shuffled "
+        "inside each.",
     )
     smoothing: float = Field(
         default=20.0, gt=0, description="Exposures' worth of the overall rate in every counted rate."

@@ -103,8 +103,9 @@ class RankLearner:
         )
 
     def train(self, samples: RankSamples, progress: Progress | None = None) -> dict[str, float]:
-        """One shuffled pass over `samples` (`epochs_first` in the first call), counts as of the stretch of
-        each; afterwards the counts hold them all. Returns the mean loss of every task and of "watch".
+        """One pass over `samples` (`epochs_first` in the first call) in the `order` of the configuration,
+        counts as of the stretch of each; afterwards the counts hold them all. Returns the mean loss of every
+        task and of "watch".
 
         progress(samples done, of all) after each step. {} for no samples; FloatingPointError for a loss that
         is not finite.

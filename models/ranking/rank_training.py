@@ -1,4 +1,4 @@
-"""A training call: counts as of every stretch, then shuffled passes over all of them."""
+"""A training call: counts as of every stretch, then passes over all of them."""
 
 from __future__ import annotations
 
@@ -58,15 +58,11 @@ class RankTraining:
         if first:
             self._start_biases(rows)
         rate = 1.0 if first else config.warm_rate
-        self._adam.set_lr(config.lr_dense * rate)
-        if self._parts.space.rows is not None:
-            self._parts.space.rows.set_lr(config.lr_rows * rate)
-        if self._parts.space.first is not None:
-            self._parts.space.first.lr = config.lr_linear * rate
         passes = config.epochs_first if first else 1
+        stretches = self.stretches(samples)
         mean = np.zeros(config.heads)
         for place in range(passes):
-            mean = self._pass(rows, passes, place, progress)
+            mean = self._pass(rows, stretches, (place, passes), rate, progress)
             self.passes += 1
         self.calls += 1
         names = [*config.names, *(["watch"] if config.watch else [])]
@@ -124,11 +120,21 @@ class RankTraining:
         with torch.no_grad():
             self._parts.network.output_bias().copy_(torch.tensor(begun, dtype=torch.float32))
 
-    def _pass(self, rows: TrainingRows, passes: int, place: int, progress: Progress | None) -> Float64Array:
-        """One shuffled pass; mean loss [H]."""
+    def _pass(
+        self,
+        rows: TrainingRows,
+        stretches: list[Int64Array],
+        place: tuple[int, int],
+        rate: float,
+        progress: Progress | None,
+    ) -> Float64Array:
+        """Pass number place[0] of place[1], with `rate` times the step sizes; mean loss [H]."""
         config, n = self._parts.config, len(rows.labels)
         random = np.random.default_rng([config.seed, self.passes])
-        order = random.permutation(n)
+        if config.order == "stretches":
+            order = np.concatenate([random.permutation(stretch) for stretch in stretches])
+        else:
+            order = random.permutation(n)
         unknown = random.random((n, 2)) < config.id_dropout
         total = np.zeros(config.heads)
         network = self._parts.network
@@ -137,11 +143,22 @@ class RankTraining:
             torch.manual_seed(config.seed * 1_000_003 + self.passes)
             for start in range(0, n, config.batch_size):
                 batch = order[start : start + config.batch_size]
+                done = (place[0] * n + start) / (place[1] * n)
+                self._set_rates(rate * (1.0 - (1.0 - config.final_rate) * done))
                 total += len(batch) * self._step(rows, batch, unknown[batch])
                 if progress is not None:
-                    progress(place * n + start + len(batch), passes * n)
+                    progress(place[0] * n + start + len(batch), place[1] * n)
         network.eval()
         return total / n
+
+    def _set_rates(self, rate: float) -> None:
+        """Step sizes of the following steps: the configured ones times `rate`."""
+        config, space = self._parts.config, self._parts.space
+        self._adam.set_lr(config.lr_dense * rate)
+        if space.rows is not None:
+            space.rows.set_lr(config.lr_rows * rate)
+        if space.first is not None:
+            space.first.lr = config.lr_linear * rate
 
     def _step(self, rows: TrainingRows, batch: Int64Array, unknown: np.ndarray) -> Float64Array:
         """One step over positions `batch`; unknown bool[b, 2]: train as an unknown user, item. Losses [H]."""

@@ -1,6 +1,7 @@
 """One side of a ranker's inputs, the request's or the candidates': the one path of training and serving.
 
-Slots of a side, in order: its ID, its category features (models/features.py), a bin of every number. Numbers,
+Slots of a side, in order: its ID, its category features (models/features.py), a bin of every number (none
+with `bins` 0). Numbers,
 in order: the declared features, then what is counted of the side.
 """
 
@@ -35,7 +36,7 @@ def with_scene(features: Sequence[FeatureConfig]) -> tuple[FeatureConfig, ...]:
 @dataclass(frozen=True)
 class SideRows:
     """A side of N rows as a network reads it: rows int64[N, S] of a RowSpace with factors float32[N, S],
-    numbers float32[N, M] in 0 .. 1.
+    numbers float32[N, M] scaled.
     """
 
     rows: Int64Array
@@ -62,9 +63,10 @@ class RankSide:
         self.features = FeatureColumns(features, sources, config.day_timezone)
         self.declared = len(self.features.numbers)
         of_counts = [None] * (len(self.counted) * (1 + len(config.tasks)))
-        self.encoding = NumberEncoding([*self.features.numbers, *of_counts], config.bins)
+        self.encoding = NumberEncoding([*self.features.numbers, *of_counts], config.bins, config.scaling)
         self.keyed = (id_field, *(feature.table for feature in self.features.categories))
-        bins = [f"bin.{id_field}.{place}" for place in range(self.encoding.numbers)]
+        binned = self.encoding.numbers if config.bins else 0
+        bins = [f"bin.{id_field}.{place}" for place in range(binned)]
         self.fields = (*self.keyed, *bins)
         sizes = [1, *(feature.slots for feature in self.features.categories), *(1 for _ in bins)]
         self.starts = np.cumsum([0, *sizes], dtype=np.int64)
@@ -109,8 +111,9 @@ class RankSide:
         for place, field in enumerate(self.keyed):
             slots = slice(int(self.starts[place]), int(self.starts[place + 1]))
             rows[:, slots], factors[:, slots] = space.rows_of(field, entries[:, slots])
-        firsts = self.first_bin + self.encoding.rows_each * np.arange(self.encoding.numbers)
-        rows[:, keyed:] = firsts + self.encoding.binned(raw)
+        if self.encoding.rows_each:
+            firsts = self.first_bin + self.encoding.rows_each * np.arange(self.encoding.numbers)
+            rows[:, keyed:] = firsts + self.encoding.binned(raw)
         return SideRows(rows, factors, self.encoding.scaled(raw))
 
     def state(self) -> Tensors:

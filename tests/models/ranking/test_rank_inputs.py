@@ -82,7 +82,7 @@ def test_counts_against_plain_sums():
 
 def test_numbers_scaled_and_binned():
     feature = FEATURES[-1]  # price, with its log
-    encoding = NumberEncoding([None, feature], bins=4)
+    encoding = NumberEncoding([None, feature], 4, "minmax")
     assert (encoding.numbers, encoding.width, encoding.rows_each) == (2, 3, 5)
     raw = np.stack([np.arange(9), 2.0 ** np.arange(9)], axis=1).astype(np.float32)
     raw[4, 0] = np.nan
@@ -99,16 +99,29 @@ def test_numbers_scaled_and_binned():
     encoding.fit(raw * 3)  # the range widens, the bins stay
     np.testing.assert_array_equal(encoding.binned(raw), bins)
     assert encoding.scaled(raw)[8, 0] == pytest.approx(1 / 3)
-    again = NumberEncoding([None, feature], bins=4)
+    again = NumberEncoding([None, feature], 4, "minmax")
     again.restore(encoding.state())
     np.testing.assert_array_equal(again.scaled(raw), encoding.scaled(raw))
 
 
+def test_numbers_by_mean_and_deviation():
+    encoding = NumberEncoding([None, FEATURES[-1]], bins=0)
+    raw = np.random.default_rng(0).normal(3.0, 2.0, (50, 2)).astype(np.float32)
+    raw[3, 0] = np.nan
+    encoding.fit(raw[:20])
+    encoding.fit(raw[20:])
+    x = np.stack([raw[:, 0], raw[:, 1], np.sign(raw[:, 1]) * np.log1p(np.abs(raw[:, 1]))], axis=1)
+    expected = (x - np.nanmean(x, 0)) / np.nanstd(x, 0)
+    np.testing.assert_allclose(encoding.scaled(raw), np.nan_to_num(expected), rtol=1e-4, atol=1e-5)
+    assert np.abs(encoding.scaled(raw * 1e9)).max() == 5.0
+    assert encoding.rows_each == 0
+
+
 def test_numbers_without_any_value_are_missing():
     encoding = NumberEncoding([None], bins=3)
+    assert encoding.scaled(np.array([[np.inf]], np.float32)).tolist() == [[0]]
     raw = np.array([[1.0], [np.nan]], np.float32)
     assert encoding.binned(raw).tolist() == [[1], [0]]
-    assert encoding.scaled(raw).tolist() == [[0], [0]]
     encoding.fit(raw[1:])
     assert encoding.scaled(raw).tolist() == [[0], [0]]
 

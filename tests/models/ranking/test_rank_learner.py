@@ -25,18 +25,21 @@ def ordered_well(labels, scores):
     return (difference > 0).mean() + 0.5 * (difference == 0).mean()
 
 
-@pytest.mark.parametrize("kind", ["weighted_lr", "deepfm", "mmoe", "pepnet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_learns_which_users_click_what(kind):
     """Nothing but the pair of user and item tells: a plain logistic regression stays near chance."""
-    learner = RankLearner.fresh(config(kind, epochs_first=6, lr_rows=0.1, lr_dense=0.01, author=""), ())
-    learner.train(learner.prepare(joined(3000), catalogue()))
-    labels = learner.prepare(TESTED, catalogue()).labels[:, 0]
-    assert ordered_well(labels, learner.predict(TESTED, catalogue())["click"]) > 0.72
+    changes = {"epochs_first": 8, "lr_rows": 0.1, "lr_dense": 0.01, "row_init": 0.5, "id_dropout": 0.05}
+    learner = RankLearner.fresh(config(kind, author="", bins=0, **changes), ())
+    learner.train(learner.prepare(joined(1500, users=10, items=12), catalogue()))
+    later = joined(400, users=10, items=12, seed=9, start_ms=START_MS + DAY_MS)
+    labels = learner.prepare(later, catalogue()).labels[:, 0]
+    ordered = ordered_well(labels, learner.predict(later, catalogue())["click"])
+    assert ordered < 0.6 if kind == "logistic" else ordered > 0.68
 
 
 def test_logistic_regression_is_one():
     """Its logits are linear in one weight per row, head and number: fitted on them, nothing is left."""
-    learner = RankLearner.fresh(config("logistic", epochs_first=30, lr_linear=0.3, author=""), ())
+    learner = RankLearner.fresh(config("logistic", epochs_first=10, author=""), ())
     samples = learner.prepare(joined(800), catalogue())
     first = learner.train(samples)
     assert first["click"] < 0.68
@@ -211,6 +214,18 @@ def test_a_task_of_one_class_and_a_single_row_are_fine(kind):
         assert all(np.isfinite(values).all() for values in learner.predict(TESTED, catalogue()).values())
 
 
+@pytest.mark.parametrize("kind", ["deepfm", "pepnet"])
+def test_numbers_may_stay_without_bins(kind):
+    learner, binned = trained(kind, bins=0), trained(kind)
+    numbers = sum(side.encoding.numbers for side in (learner._parts.request, learner._parts.item))
+    assert binned._parts.layout.fields - learner._parts.layout.fields == numbers
+    assert len(learner._parts.layout.domain_fields) == 1
+    assert len(binned._parts.layout.domain_fields) == 9  # the scene, and 2 x (exposures, 3 tasks)
+    published = PublishedRanker.load(Files(learner), "r")
+    assert contents(RankLearner.load(Files(learner), "r")) == contents(learner)
+    assert np.isfinite(published.scores("u2", pa.array(["i1"]), {"scene": "home"}, {}, {}, 0)["click"]).all()
+
+
 def test_nothing_to_train_on():
     learner = trained()
     before = contents(learner)
@@ -249,7 +264,20 @@ def test_progress_and_passes():
         RankSamples.concatenate([])
 
 
-def test_every_pass_has_another_order():
-    learner = RankLearner.fresh(config(author=""), ())
-    one, two = (np.random.default_rng([learner.config.seed, made]).permutation(9) for made in (0, 1))
-    assert one.tolist() != two.tolist()
+def test_passes_go_through_the_stretches_in_order(monkeypatch):
+    table = pa.concat_tables([joined(120, seed=1), joined(120, seed=2, start_ms=START_MS + DAY_MS)])
+    steps = []
+    step = RankTraining._step
+    monkeypatch.setattr(
+        RankTraining, "_step", lambda *given: [steps.extend(given[2].tolist()), step(*given)][1]
+    )
+    for order in ("stretches", "shuffled"):
+        learner = RankLearner.fresh(config("logistic", order=order, epochs_first=2, author=""), ())
+        samples = learner.prepare(table, catalogue())
+        steps.clear()
+        learner.train(samples)
+        day = samples.emitted_ms[steps] // DAY_MS
+        first, second = np.array(steps[:240]), np.array(steps[240:])
+        assert sorted(first) == sorted(second) == list(range(240))
+        assert (first != second).any()
+        assert (np.diff(day[:240]) >= 0).all() == (order == "stretches")

@@ -1,0 +1,100 @@
+"""What is compared: every row of docs/ranking.md, declared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TASKS = ("click", "long_view", "like")
+_TASKS = tuple({"name": name, "kinds": [name]} for name in TASKS)
+SCENES = ("tab1", "tab4", "tab0", "tab2", "tab6")
+"""Scenes with a model of their own: those with 500 impressions and more on the test days."""
+SEEDS = 3
+BASELINE = "logistic"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One setting, trained with several seeds. changes: of RankConfig; scene: only its rows ("" = all)."""
+
+    group: str
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    scene: str = ""
+    seeds: int = SEEDS
+    against: str = BASELINE
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(task["name"] for task in self.changes.get("tasks", _TASKS))
+
+    def configuration(self, seed: int) -> dict[str, Any]:
+        """For RankConfig."""
+        shared = {"tasks": _TASKS, "author": "author_id", "day_timezone": "Asia/Shanghai", "seed": seed}
+        return {**shared, **self.changes}
+
+
+def _only(task: str) -> dict[str, Any]:
+    return {"tasks": [one for one in _TASKS if one["name"] == task]}
+
+
+_SEQUENCE = [_TASKS[0], {**_TASKS[1], "after": "click"}, _TASKS[2]]
+PEPNET = {"kind": "pepnet"}
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment("rankers", "logistic", {"kind": "logistic"}),
+    Experiment("rankers", "weighted_lr", {"kind": "weighted_lr", "watch": {}}),
+    Experiment("rankers", "deepfm", {"kind": "deepfm"}),
+    *(
+        Experiment("rankers", sharing, {"kind": "mmoe", "sharing": sharing})
+        for sharing in ("shared_bottom", "soft_sharing", "omoe", "mmoe")
+    ),
+    Experiment("rankers", "mmoe, click -> long_view", {"kind": "mmoe", "tasks": _SEQUENCE}),
+    Experiment("rankers", "pepnet", PEPNET),
+    *(
+        Experiment("pepnet", name, {**PEPNET, **changes}, against="pepnet")
+        for name, changes in {
+            "without EPNet": {"epnet": False},
+            "without PPNet": {"ppnet": False},
+            "without both": {"epnet": False, "ppnet": False},
+            "gradients through the gates": {"stop_gradient": False},
+            "PPNet sees EPNet's gate": {"ppnet_gate": "epnet_gate"},
+            "gamma 1": {"gamma": 1.0},
+            "gamma 3": {"gamma": 3.0},
+        }.items()
+    ),
+    *(
+        Experiment("sizes", f"D {dim}", {**PEPNET, "dim": dim}, against="pepnet", seeds=1)
+        for dim in (4, 16, 32, 64)
+    ),
+    *(
+        Experiment("sizes", f"{len(hidden) + 1} layers", {**PEPNET, "hidden": hidden}, against="pepnet", seeds=1)
+        for hidden in ((32,), (64, 32, 16), (64, 64, 32, 16), (64, 64, 32, 32, 16))
+    ),
+    *(
+        Experiment("presets", f"{kind}, published", {"kind": kind, "preset": "published"}, against=kind, seeds=1)
+        for kind in ("pepnet", "mmoe", "deepfm")
+    ),
+    *(
+        Experiment("single", f"{task}, all scenes", {**PEPNET, **_only(task)}, against="pepnet", seeds=1)
+        for task in TASKS
+    ),
+    *(
+        Experiment("single", f"all tasks, {scene}", PEPNET, scene, against="pepnet", seeds=1)
+        for scene in SCENES
+    ),
+    *(
+        Experiment("single", f"{task}, {scene}", {**PEPNET, **_only(task)}, scene, against="pepnet", seeds=1)
+        for task in TASKS
+        for scene in SCENES
+    ),
+)
+
+
+def chosen(only: tuple[str, ...]) -> list[Experiment]:
+    """Experiments whose group or name is among `only` (all for none); ValueError for what is neither."""
+    known = {one.group for one in EXPERIMENTS} | {one.name for one in EXPERIMENTS}
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise ValueError(f"no experiment {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+    return [one for one in EXPERIMENTS if not only or one.group in only or one.name in only]

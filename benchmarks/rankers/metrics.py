@@ -1,0 +1,102 @@
+"""AUC, GAUC and their differences, with intervals by resampling users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+DRAWS = 500
+SEED = 7
+
+
+def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUC of every row of weights [draws, N]; nan where one class has no weight. Ties count one half."""
+    order = np.argsort(scores, kind="stable")
+    ordered, labels, weights = scores[order], labels[order] > 0, weights[:, order]
+    starts = np.flatnonzero(np.r_[True, np.diff(ordered) > 0])
+    positive = np.add.reduceat(weights * labels, starts, axis=1)
+    negative = np.add.reduceat(weights * ~labels, starts, axis=1)
+    below = np.cumsum(negative, axis=1) - 0.5 * negative
+    pairs = positive.sum(1) * negative.sum(1)
+    with np.errstate(invalid="ignore"):
+        return (positive * below).sum(1) / pairs
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve; nan with one class only."""
+    return float(weighted_auc(labels, scores, np.ones((1, len(labels))))[0])
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The impressions that are tested: user int64[N], scene, labels [N, T]."""
+
+    user: np.ndarray
+    scene: np.ndarray
+    labels: np.ndarray
+
+    def where(self, mask: np.ndarray) -> Tested:
+        return Tested(self.user[mask], self.scene[mask], self.labels[mask])
+
+    @cached_property
+    def users(self) -> tuple[np.ndarray, np.ndarray]:
+        """(order that puts every user's rows together, where each begins)."""
+        order = np.argsort(self.user, kind="stable")
+        return order, np.flatnonzero(np.r_[True, np.diff(self.user[order]) > 0])
+
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """float32[1 + DRAWS, users] how often each user is in a resample; the first row is everybody once."""
+        users = len(self.users[1])
+        random = np.random.default_rng(SEED)
+        counts = [np.bincount(random.integers(0, users, users), minlength=users) for _ in range(DRAWS)]
+        return np.stack([np.ones(users), *counts]).astype(np.float32)
+
+    def aucs(self, task: int, scores: np.ndarray, draws: bool = True) -> np.ndarray:
+        """AUC [1 + DRAWS] (or [1]) of a task."""
+        order, starts = self.users
+        code = np.empty(len(order), np.int64)
+        code[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(order)]))
+        chosen = self.draws if draws else self.draws[:1]
+        parts = [weighted_auc(self.labels[:, task], scores, one[:, code]) for one in _chunks(chosen)]
+        return np.concatenate(parts)
+
+    def gaucs(self, task: int, scores: np.ndarray, draws: bool = True) -> np.ndarray:
+        """GAUC [1 + DRAWS] (or [1]): mean of the users' AUCs, weighted by impressions, over users with both
+        classes.
+        """
+        order, starts = self.users
+        ends = np.r_[starts[1:], len(order)]
+        values, sizes = np.full(len(starts), np.nan), ends - starts
+        labels, scores = self.labels[order, task], scores[order]
+        for place, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            total = labels[start:end].sum()
+            if 0 < total < end - start:
+                values[place] = auc(labels[start:end], scores[start:end])
+        known = ~np.isnan(values)
+        weights = (self.draws if draws else self.draws[:1])[:, known] * sizes[known]
+        with np.errstate(invalid="ignore"):
+            return (weights @ values[known]) / weights.sum(1)
+
+
+def _chunks(draws: np.ndarray) -> list[np.ndarray]:
+    return [draws[start : start + 25] for start in range(0, len(draws), 25)]
+
+
+def interval(drawn: np.ndarray) -> dict[str, float]:
+    """Value and 95% interval of [1 + DRAWS] values, the first of which is the value itself."""
+    low, high = np.nanquantile(drawn[1:], [0.025, 0.975]) if len(drawn) > 1 else (np.nan, np.nan)
+    return {"value": rounded(drawn[0]), "low": rounded(low), "high": rounded(high)}
+
+
+def rounded(value: Any) -> float:
+    return round(float(value), 5)
+
+
+def mean_of(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over training seeds."""
+    return np.mean(np.stack(values), axis=0)
