@@ -52,7 +52,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment("rankers", "mmoe, click -> long_view", {"kind": "mmoe", "tasks": _SEQUENCE}),
     Experiment("rankers", "pepnet", PEPNET),
     *(
-        Experiment("pepnet", name, {**PEPNET, **changes}, against="pepnet")
+        Experiment("pepnet", name, {**PEPNET, **changes}, "", 2, "pepnet")
         for name, changes in {
             "without EPNet": {"epnet": False},
             "without PPNet": {"ppnet": False},
@@ -68,11 +68,11 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         for dim in (4, 16, 32, 64)
     ),
     *(
-        Experiment("sizes", f"{len(hidden) + 1} layers", {**PEPNET, "hidden": hidden}, against="pepnet", seeds=1)
+        Experiment("sizes", f"{len(hidden) + 1} layers", {**PEPNET, "hidden": hidden}, "", 1, "pepnet")
         for hidden in ((32,), (64, 32, 16), (64, 64, 32, 16), (64, 64, 32, 32, 16))
     ),
     *(
-        Experiment("presets", f"{kind}, published", {"kind": kind, "preset": "published"}, against=kind, seeds=1)
+        Experiment("presets", f"{kind}, published", {"kind": kind, "preset": "published"}, "", 1, kind)
         for kind in ("pepnet", "mmoe", "deepfm")
     ),
     *(

@@ -32,15 +32,15 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Impressions:
     """The impressions that are tested: user int64[N], scene, labels [N, T]."""
 
     user: np.ndarray
     scene: np.ndarray
     labels: np.ndarray
 
-    def where(self, mask: np.ndarray) -> Tested:
-        return Tested(self.user[mask], self.scene[mask], self.labels[mask])
+    def where(self, mask: np.ndarray) -> Impressions:
+        return Impressions(self.user[mask], self.scene[mask], self.labels[mask])
 
     @cached_property
     def users(self) -> tuple[np.ndarray, np.ndarray]:

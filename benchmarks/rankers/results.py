@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from rich.progress import track
 from benchmarks.measure import surroundings
 from benchmarks.rankers.experiments import EXPERIMENTS, SCENES, TASKS, Experiment
 from benchmarks.rankers.joined_events import Days
-from benchmarks.rankers.metrics import Tested, interval, mean_of, rounded
-from benchmarks.rankers.runs import FIRST_DAYS, TEST_DAYS, Run, features, read, test_rows, watched
+from benchmarks.rankers.metrics import Impressions, interval, mean_of, rounded
+from benchmarks.rankers.runs import FIRST_DAYS, TEST_DAYS, Run, features, read, tested_rows, watched
 from models.ranking.labels import task_labels
 from models.ranking.rank_config import RankConfig
 from models.ranking.rank_learner import RankLearner
@@ -34,10 +35,10 @@ def runs_of(experiments: Iterable[Experiment], root: Path, days: Days) -> list[R
     return [Run(one, seed, root, days.sha256) for one in experiments for seed in range(one.seeds)]
 
 
-def tested(table: pa.Table) -> Tested:
+def tested(table: pa.Table) -> Impressions:
     """Labels and users of the rows."""
     config = RankConfig.model_validate(EXPERIMENTS[0].configuration(0))
-    return Tested(
+    return Impressions(
         np.array(table["user_id"].combine_chunks().dictionary_encode().indices),
         np.array(table["scene"].to_pylist()),
         task_labels(config, table["actions"].combine_chunks()),
@@ -53,7 +54,7 @@ class Figures:
             if run.done:
                 self._runs.setdefault(run.experiment.name, []).append(run)
         self._by_name = {one.name: one for one in EXPERIMENTS}
-        self.rows = tested(test_rows(days))
+        self.rows = tested(tested_rows(days))
         self._scenes = {scene: self.rows.where(self.rows.scene == scene) for scene in SCENES}
         self._kept: dict[tuple[str, str, str, str], list[np.ndarray]] = {}
 
@@ -126,7 +127,7 @@ class Figures:
 
 def watch_times(runs: Sequence[Run], days: Days) -> list[dict[str, Any]]:
     """Errors of predicted watch time per impression beside baselines that know the same days."""
-    truth = watched(test_rows(days))
+    truth = watched(tested_rows(days))
     constant: dict[str, list[np.ndarray]] = {"global mean": [], "global median": [], "mean per item": []}
     for day in TEST_DAYS:
         before = pa.concat_tables(days.joined[:day])
@@ -183,9 +184,10 @@ def serving(days: Days, candidates: int = 500, rounds: int = 40) -> list[dict[st
         user = {name: users[name] for name in ranker.reads()["user"]}
         ts_ms = int(days.joined[1]["ts_ms"][0].as_py())
         kept = ranker.items(keys, attributes)
+        scene = {"scene": "tab1"}
         asked = {
-            "keys_ms": lambda: ranker.scores("712", keys, {"scene": "tab1"}, user, attributes, ts_ms),
-            "kept_items_ms": lambda: ranker.scores_of("712", kept, {"scene": "tab1"}, user, ts_ms),
+            "keys_ms": partial(ranker.scores, "712", keys, scene, user, attributes, ts_ms),
+            "kept_items_ms": partial(ranker.scores_of, "712", kept, scene, user, ts_ms),
         }
         times: dict[str, list[float]] = {name: [] for name in asked}
         for _ in range(rounds):
@@ -218,7 +220,7 @@ def collect(runs: Sequence[Run], days: Days, command: str, with_serving: bool) -
                 "test": len(rows.user),
                 "test_by_scene": {scene: int((rows.scene == scene).sum()) for scene in SCENES},
             },
-            "test_users": int(len(rows.users[1])),
+            "test_users": len(rows.users[1]),
             "positives": dict(zip(TASKS, rows.labels.sum(0).astype(int).tolist(), strict=True)),
             **surroundings(),
         },

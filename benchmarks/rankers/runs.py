@@ -67,9 +67,9 @@ class Run:
         return self.file.exists()
 
 
-def test_rows(days: Days, scene: str = "") -> pa.Table:
+def tested_rows(days: Days) -> pa.Table:
     """The impressions of the test days, in order."""
-    return pa.concat_tables([_of_scene(days.joined[day], scene) for day in TEST_DAYS])
+    return pa.concat_tables([days.joined[day] for day in TEST_DAYS])
 
 
 def _of_scene(table: pa.Table, scene: str) -> pa.Table:

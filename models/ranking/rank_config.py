@@ -24,14 +24,15 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "hidden": (256, 128, 64),
         "gamma": 2.0,
         "epochs_first": 1,
+        "final_rate": 1.0,
     },
 }
 _OF_THE_KIND: dict[str, dict[str, Any]] = {
-    "logistic": {},
-    "weighted_lr": {},
-    "deepfm": {},
-    "mmoe": {},
-    "pepnet": {},
+    "logistic": {"lr_linear": 0.02, "epochs_first": 8, "bins": 16},
+    "weighted_lr": {"bins": 8, "epochs_first": 3, "fresh_rows": True},
+    "deepfm": {"bins": 16, "epochs_first": 3, "fresh_rows": True, "lr_rows": 0.02, "lr_linear": 0.02},
+    "mmoe": {"bins": 8, "epochs_first": 4, "fresh_rows": True},
+    "pepnet": {"hidden": (128, 64), "epochs_first": 2, "fresh_rows": True},
 }
 
 
@@ -105,7 +106,7 @@ class RankConfig(BaseModel):
     blend: Literal["sum", "product"] = Field(
         default="sum", description="Ordering score: sum of blend * p, or product of p ^ blend."
     )
-    dim: int = Field(default=16, ge=4, multiple_of=4, description="Width D of every field's row.")
+    dim: int = Field(default=8, ge=4, multiple_of=4, description="Width D of every field's row.")
     hidden: tuple[int, ...] = Field(default=(64, 32), description="Hidden layer widths (pepnet: per task).")
     tower: tuple[int, ...] = Field(default=(32,), description="Hidden layers of a task's tower (mmoe).")
     experts: int = Field(default=4, ge=1, description="Experts n (mmoe).")
@@ -128,7 +129,7 @@ class RankConfig(BaseModel):
         default="epnet_output", description="What PPNet's gates see beside the IDs: output or gate of EPNet."
     )
     bins: int = Field(
-        default=16, ge=0, description="Quantile bins of a number, each a row; 0 = numbers are only scaled."
+        default=0, ge=0, description="Quantile bins of a number, each a row; 0 = numbers are only scaled."
     )
     scaling: NumberScale = Field(
         default="standard", description="How numbers are scaled: by mean and deviation, or to 0 .. 1."
@@ -138,9 +139,9 @@ class RankConfig(BaseModel):
         default=0.1, ge=0, lt=1, description="Share of rows trained as an unknown user, or an unknown item."
     )
     row_init: float = Field(default=0.05, gt=0, description="Spread of never-trained rows.")
-    lr_rows: float = Field(default=0.02, gt=0, description="Adagrad step size of rows.")
+    lr_rows: float = Field(default=0.03, gt=0, description="Adagrad step size of rows.")
     lr_linear: float = Field(default=0.05, gt=0, description="Adagrad step size of first order terms.")
-    lr_dense: float = Field(default=1e-3, gt=0, description="Adam step size of dense layers.")
+    lr_dense: float = Field(default=3e-3, gt=0, description="Adam step size of dense layers.")
     warm_rate: float = Field(
         default=1.0, gt=0, description="Factor of all step sizes in every training after the first."
     )
@@ -152,11 +153,13 @@ class RankConfig(BaseModel):
         description="Counts move on after so many hours (of emitted_ms, from local midnight) inside one "
         "training call, as often as bundles are made; 0 = only after the call.",
     )
+    fresh_rows: bool = Field(
+        default=False,
+        description="In the first training every pass begins with the rows as they were before it, so that "
+        "dense layers see several passes and rows, which overfit, one.",
+    )
     final_rate: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="Share of the step sizes to which they fall over a call, linearly.",
+        default=0.1, gt=0, le=1, description="Share to which step sizes fall over a call, linearly."
     )
     order: Order = Field(
         default="shuffled",

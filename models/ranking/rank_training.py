@@ -61,7 +61,10 @@ class RankTraining:
         passes = config.epochs_first if first else 1
         stretches = self.stretches(samples)
         mean = np.zeros(config.heads)
+        begun = self._parts.space.rows_state() if config.fresh_rows else None
         for place in range(passes):
+            if begun is not None and place:
+                self._parts.space.begin_again(begun)
             mean = self._pass(rows, stretches, (place, passes), rate, progress)
             self.passes += 1
         self.calls += 1

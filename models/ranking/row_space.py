@@ -90,6 +90,18 @@ class RowSpace:
         factors = known / known.sum(axis=1, keepdims=True)
         return rows, factors.astype(np.float32)
 
+    def rows_state(self) -> torch.Tensor | None:
+        """A copy of the rows float32[n, D], None without; for begin_again()."""
+        return None if self.rows is None else self.rows.weights.clone()
+
+    def begin_again(self, weights: torch.Tensor) -> None:
+        """Rows as they were, without optimizer state: several passes for the dense layers without rows that
+        overfit (Liu et al., MEDA, 2023).
+        """
+        if self.rows is not None:
+            self.rows.weights[:] = weights
+            self.rows.momentum[:] = 0.0
+
     def cold(self, field: str) -> int:
         """Row of a key of `field` that nothing is known of."""
         return int(self._places[field][0])

@@ -22,6 +22,7 @@ def config(kind="pepnet", **changes):
     small = {
         "tasks": TASKS, "dim": 8, "hidden": (12, 8), "tower": (6,), "experts": 3, "bins": 4,
         "batch_size": 64, "author": "colour", "gate_hidden": 6, "epochs_first": 1, "lr_dense": 0.003,
+        "lr_rows": 0.02, "fresh_rows": False, "final_rate": 1.0, "lr_linear": 0.05,
         "watch": {} if kind == "weighted_lr" else None,
     }  # fmt: skip
     return RankConfig(kind=kind, **{**small, **changes})

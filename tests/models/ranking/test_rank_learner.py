@@ -281,3 +281,31 @@ def test_passes_go_through_the_stretches_in_order(monkeypatch):
         assert sorted(first) == sorted(second) == list(range(240))
         assert (first != second).any()
         assert (np.diff(day[:240]) >= 0).all() == (order == "stretches")
+
+
+def test_rows_begin_anew_in_every_pass_of_the_first_training():
+    """After k passes rows have met each sample once, dense layers k times."""
+    changes = {"lr_dense": 1e-12, "id_dropout": 0.0, "batch_size": 1000, "fresh_rows": True, "author": ""}
+    made = {}
+    for passes in (1, 3):
+        learner = RankLearner.fresh(config(epochs_first=passes, **changes), ())
+        learner.train(learner.prepare(joined(), catalogue()))
+        made[passes] = learner._parts.space.rows
+    # One step a pass over all rows, dense layers that stand still: three passes end where one does.
+    torch.testing.assert_close(made[3].weights, made[1].weights, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(made[3].momentum, made[1].momentum, rtol=1e-4, atol=1e-12)
+    before = learner._parts.space.rows.momentum.clone()
+    learner.train(learner.prepare(TESTED, catalogue()))
+    assert (learner._parts.space.rows.momentum[: len(before)] >= before).all()  # later trainings go on
+
+
+def test_step_sizes_fall_over_a_call(monkeypatch):
+    rates = []
+    monkeypatch.setattr(RankTraining, "_set_rates", lambda _, rate: rates.append(rate))
+    learner = RankLearner.fresh(
+        config(epochs_first=2, batch_size=250, final_rate=0.2, warm_rate=0.5, author=""), ()
+    )
+    learner.train(learner.prepare(joined(500), catalogue()))
+    np.testing.assert_allclose(rates, [1.0, 0.8, 0.6, 0.4])
+    learner.train(learner.prepare(TESTED, catalogue()))
+    np.testing.assert_allclose(rates[4:], [0.5])

@@ -1,0 +1,197 @@
+"""Write the generated parts of docs/ranking.md from benchmarks/results/rankers.json.
+
+`python -m benchmarks.rankers.page [--check]`. A part stands between `<!-- rankers: NAME -->` and
+`<!-- end of rankers -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.findings.figures import table
+from benchmarks.rankers.experiments import BASELINE, EXPERIMENTS, SCENES, TASKS
+from benchmarks.rankers.results import FILE
+
+PAGE = Path(__file__).parents[2] / "docs" / "ranking.md"
+PART = re.compile(r"(<!-- rankers: ([^>]*?) -->\n).*?(<!-- end of rankers -->)", re.DOTALL)
+UNKNOWN = "not yet measured"
+METRICS = ("auc", "gauc")
+Results = dict[str, Any]
+
+
+def _entries(data: Results, group: str) -> list[Results]:
+    return [one for one in data["experiments"] if one["group"] == group]
+
+
+def _difference(
+    data: Results, name: str, against: str, task: str, metric: str, scene: str = "all"
+) -> Results | None:
+    wanted = (name, against, task, metric, scene)
+    keys = ("name", "against", "task", "metric", "scene")
+    return next((one for one in data["differences"] if tuple(one[key] for key in keys) == wanted), None)
+
+
+def _shown(one: Results | None) -> str:
+    return f"{one['value']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]" if one else ""
+
+
+def setup(data: Results) -> str:
+    """On what, with what."""
+    about = data["about"]
+    shown = about["impressions"]
+    positives = ", ".join(f"{n:,} {task}" for task, n in about["positives"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    seconds = sum(one["wall_s"] * one["seeds"] for one in data["experiments"])
+    return (
+        f"{shown['before']:,} impressions before the test days, {shown['test']:,} on them "
+        f"({about['test_users']:,} users; {positives}). "
+        f"{sum(one['seeds'] for one in data['experiments'])} runs, {seconds / 3600:.1f} core hours, "
+        f"on {about['machine']['cores']} cores ({about['machine']['cpu']}); {versions}; revision "
+        f"{about['git'][:12]}. `{about['command']}`"
+    )
+
+
+def rankers(data: Results) -> str:
+    """AUC and GAUC of every ranker, and the difference in AUC to the logistic regression."""
+    rows = []
+    for one in _entries(data, "rankers"):
+        figures = one["figures"]["all"]
+        cells = [f"{figures[task]['auc']:.4f} / {figures[task]['gauc']:.4f}" for task in TASKS]
+        rows.append((one["name"], *cells))
+    head = ("ranker", *(f"{task}: AUC / GAUC" for task in TASKS))
+    return table(head, rows) if rows else UNKNOWN.capitalize() + "."
+
+
+def differences(data: Results) -> str:
+    """Against the logistic regression, with intervals."""
+    parts = []
+    for metric in METRICS:
+        rows = [
+            (one["name"], *(_shown(_difference(data, one["name"], BASELINE, t, metric)) for t in TASKS))
+            for one in _entries(data, "rankers")
+            if one["name"] != BASELINE
+        ]
+        parts.append(table((f"{metric.upper()} over {BASELINE}", *TASKS), rows))
+    return "\n\n".join(parts)
+
+
+def goals(data: Results) -> str:
+    """Whether what was set out is reached."""
+    rows = []
+    for name in ("deepfm", "mmoe", "pepnet"):
+        for task in TASKS:
+            one = _difference(data, name, BASELINE, task, "auc")
+            if one is None:
+                rows.append((name, task, UNKNOWN, ""))
+                continue
+            reached = one["low"] > 0 if task != "like" else one["high"] >= 0
+            goal = "interval above zero" if task != "like" else "interval not below zero"
+            rows.append((name, task, f"{goal}: {_shown(one)}", "reached" if reached else "not reached"))
+    return table(("ranker", "task", "AUC over logistic", ""), rows)
+
+
+def scenes(data: Results) -> str:
+    """AUC of click and long_view by scene."""
+    rows = []
+    for one in _entries(data, "rankers"):
+        cells = [
+            " / ".join(f"{one['figures'][scene][task]['auc']:.4f}" for task in ("click", "long_view"))
+            for scene in SCENES
+        ]
+        rows.append((one["name"], *cells))
+    shown = data["about"]["impressions"]["test_by_scene"]
+    return table(("click / long_view", *(f"{scene} ({shown[scene]:,})" for scene in SCENES)), rows)
+
+
+def variants(data: Results, group: str) -> str:
+    """A group's experiments, each against its base."""
+    rows = []
+    for one in _entries(data, group):
+        against = next(base.against for base in EXPERIMENTS if base.name == one["name"])
+        figures = one["figures"]["all"]
+        rows += [
+            (
+                one["name"],
+                against,
+                *(f"{figures[t]['auc']:.4f}" for t in TASKS),
+                *(_shown(_difference(data, one["name"], against, t, "auc")) for t in TASKS),
+            )
+        ]
+    head = ("variant", "base", *(f"AUC {t}" for t in TASKS), *(f"over base, {t}" for t in TASKS))
+    return table(head, rows) if rows else UNKNOWN.capitalize() + "."
+
+
+def single(data: Results) -> str:
+    """Models of one scene or one task beside the one model of all: a seesaw is a positive difference."""
+    rows = []
+    for one in _entries(data, "single"):
+        scene = one["scene"] or "all"
+        figures = one["figures"][scene]
+        for task in figures:
+            found = _difference(data, one["name"], "pepnet", task, "auc", scene)
+            verdict = ""
+            if found:
+                above, below = found["low"] > 0, found["high"] < 0
+                verdict = "single is better" if above else "joint is better" if below else "undecided"
+            rows.append((one["name"], task, f"{figures[task]['auc']:.4f}", _shown(found), verdict))
+    head = ("single model", "task", "its AUC", "over the joint PEPNet", "")
+    return table(head, rows) if rows else UNKNOWN.capitalize() + "."
+
+
+def watch(data: Results) -> str:
+    """Errors of predicted watch time."""
+    rows = [
+        (one["name"], f"{one['mae_s']:.2f}", f"{one['rmse_s']:.2f}", f"{one['mean_s']:.2f}")
+        for one in data["watch"]
+    ]
+    truth = f"{data['watch'][0]['true_mean_s']:.2f}" if data["watch"] else UNKNOWN
+    head = ("prediction", "MAE, s", "RMSE, s", f"mean, s (true: {truth})")
+    return table(head, rows)
+
+
+def serving(data: Results) -> str:
+    """Milliseconds of a request."""
+    rows = [(one["name"], f"{one['keys_ms']:.2f}", f"{one['kept_items_ms']:.2f}") for one in data["serving"]]
+    n = data["serving"][0]["candidates"] if data["serving"] else 0
+    return table((f"{n} candidates of one user", "from keys and attributes, ms", "items kept, ms"), rows)
+
+
+PARTS: dict[str, Callable[..., str]] = {
+    "setup": setup, "rankers": rankers, "differences": differences, "goals": goals, "scenes": scenes,
+    "variants": variants, "single": single, "watch": watch, "serving": serving,
+}  # fmt: skip
+
+
+def filled(text: str, data: Results) -> str:
+    """The page with its parts written anew. Raises ValueError for a part of an unknown name."""
+
+    def part(found: re.Match[str]) -> str:
+        kind, _, argument = found[2].partition(": ")
+        if kind not in PARTS:
+            raise ValueError(f"rankers: expected one of {', '.join(PARTS)}, got {kind!r}")
+        return f"{found[1]}\n{PARTS[kind](data, *([argument] if argument else []))}\n\n{found[3]}"
+
+    return PART.sub(part, text)
+
+
+def main(check: bool) -> int:
+    """Write the page, or say whether it is current."""
+    text = PAGE.read_text(encoding="utf-8")
+    wanted = filled(text, json.loads(FILE.read_text(encoding="utf-8")))
+    if text == wanted:
+        return 0
+    if check:
+        remedy = "run python -m benchmarks.rankers.page"
+        print(f"{PAGE.name}: differs from {FILE.name}; {remedy}", file=sys.stderr)
+        return 1
+    PAGE.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("--check" in sys.argv))
