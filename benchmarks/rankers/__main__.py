@@ -47,7 +47,7 @@ def main() -> None:
     began_s = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as bar:
-        waiting = [] if asked.collect else [run for run in runs if not run.done][first::step]
+        waiting = [] if asked.collect else [run for run in runs[first::step] if not run.done]
         task = bar.add_task("rankers", total=len(waiting))
         for run in waiting:
             if asked.minutes is not None and time.monotonic() - began_s > 60 * asked.minutes:

@@ -156,9 +156,11 @@ def watch(data: Results) -> str:
 
 def serving(data: Results) -> str:
     """Milliseconds of a request."""
-    rows = [(one["name"], f"{one['keys_ms']:.2f}", f"{one['kept_items_ms']:.2f}") for one in data["serving"]]
+    keys = ("keys_ms", "keys_ms_cpu", "kept_items_ms", "kept_items_ms_cpu")
+    rows = [(one["name"], *(f"{one[key]:.2f}" for key in keys)) for one in data["serving"]]
     n = data["serving"][0]["candidates"] if data["serving"] else 0
-    return table((f"{n} candidates of one user", "from keys and attributes, ms", "items kept, ms"), rows)
+    head = ("from keys and attributes, ms", "of its core", "items kept, ms", "of its core")
+    return table((f"{n} candidates of one user", *head), rows)
 
 
 PARTS: dict[str, Callable[..., str]] = {

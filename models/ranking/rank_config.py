@@ -30,7 +30,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 _OF_THE_KIND: dict[str, dict[str, Any]] = {
     "logistic": {"lr_linear": 0.02, "epochs_first": 8, "bins": 16},
     "weighted_lr": {"bins": 8, "epochs_first": 3, "fresh_rows": True},
-    "deepfm": {"bins": 16, "epochs_first": 3, "fresh_rows": True, "lr_rows": 0.02, "lr_linear": 0.02},
+    "deepfm": {"bins": 16, "epochs_first": 5, "fresh_rows": True, "lr_rows": 0.02, "lr_linear": 0.015},
     "mmoe": {"bins": 8, "epochs_first": 4, "fresh_rows": True},
     "pepnet": {"hidden": (128, 64), "epochs_first": 2, "fresh_rows": True},
 }
