@@ -1,5 +1,8 @@
 """Figures of the study against plain definitions, and its join of kuairand's events."""
 
+import re
+import tomllib
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -82,6 +85,12 @@ def test_experiments_are_configurations():
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no experiment wide; there are: "):
         chosen(("wide",))
+
+
+def test_the_example_of_the_page_is_valid():
+    (example,) = re.findall(r"```toml\n(.*?)```", page.PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    made = RankConfig.model_validate(tomllib.loads(example)["rankers"]["rank"])
+    assert (made.kind, made.names) == ("pepnet", ("click", "long_view", "like"))
 
 
 def test_the_page_is_written_from_the_figures():
