@@ -56,38 +56,38 @@ class Figures:
         self._by_name = {one.name: one for one in EXPERIMENTS}
         self.rows = tested(tested_rows(days))
         self._scenes = {scene: self.rows.where(self.rows.scene == scene) for scene in SCENES}
-        self._kept: dict[tuple[str, str, str, str], list[np.ndarray]] = {}
+        self._kept: dict[tuple[str, str, str, str, bool], list[np.ndarray]] = {}
 
     def done(self, name: str) -> bool:
         """Whether all seeds are there."""
         return len(self._runs.get(name, [])) == self._by_name[name].seeds
 
-    def of(self, name: str, task: str, metric: str, scene: str = "") -> list[np.ndarray]:
-        """[1 + DRAWS] values of every seed; scene: on its rows only."""
-        key = (name, task, metric, scene)
+    def of(self, name: str, task: str, metric: str, scene: str = "", draws: bool = True) -> list[np.ndarray]:
+        """[1 + DRAWS] values (or [1]) of every seed; scene: on its rows only."""
+        key = (name, task, metric, scene, draws)
         if key not in self._kept:
-            self._kept[key] = [self._value(run, task, metric, scene) for run in self._runs[name]]
+            self._kept[key] = [self._value(run, task, metric, scene, draws) for run in self._runs[name]]
         return self._kept[key]
 
-    def _value(self, run: Run, task: str, metric: str, scene: str) -> np.ndarray:
+    def _value(self, run: Run, task: str, metric: str, scene: str, draws: bool) -> np.ndarray:
         scores = read(run)[0][task]
         rows = self._scenes[scene] if scene else self.rows
         if scene and not run.experiment.scene:
             scores = scores[self.rows.scene == scene]
         place = TASKS.index(task)
-        return rows.aucs(place, scores) if metric == "auc" else rows.gaucs(place, scores)
+        return rows.aucs(place, scores, draws) if metric == "auc" else rows.gaucs(place, scores, draws)
 
     def record(self, one: Experiment) -> dict[str, Any]:
         """An experiment's entry: medians over the seeds, by task and by scene."""
         seconds = [read(run)[1]["wall_s"] for run in self._runs[one.name]]
         scenes = [one.scene] if one.scene else ["", *SCENES]
+
+        def median(task: str, metric: str, scene: str) -> float:
+            return rounded(np.median(self.of(one.name, task, metric, scene, draws=False)))
+
         figures = {
             scene or "all": {
-                task: {
-                    metric: rounded(np.median([value[0] for value in self.of(one.name, task, metric, scene)]))
-                    for metric in METRICS
-                }
-                for task in one.tasks
+                task: {metric: median(task, metric, scene) for metric in METRICS} for task in one.tasks
             }
             for scene in scenes
         }
@@ -106,11 +106,11 @@ class Figures:
         """one - its base, by task and metric: paired draws, mean over the seeds of each."""
         if one.name == one.against or not self.done(one.against):
             return []
-        scenes = [one.scene] if one.scene else (["", *SCENES] if one.group == "rankers" else [""])
+        metrics = METRICS if one.group in ("rankers", "mmoe", "pepnet") else METRICS[:1]
         found = []
-        for scene in scenes:
+        for scene in [one.scene]:
             for task in one.tasks:
-                for metric in METRICS:
+                for metric in metrics:
                     a, b = (mean_of(self.of(n, task, metric, scene)) for n in (one.against, one.name))
                     found.append(
                         {

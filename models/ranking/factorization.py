@@ -45,7 +45,7 @@ class Perceptron(RankNetwork):
 
     def forward(self, inputs: RankInputs) -> Tensor:
         """Logits [B, H]."""
-        logits: Tensor = self.last(self.layers(inputs.flat()))
+        logits: Tensor = inputs.linear + self.last(self.layers(inputs.flat()))
         return logits
 
     def output_bias(self) -> Tensor:
@@ -69,8 +69,8 @@ class DeepFM(RankNetwork):
 
     def forward(self, inputs: RankInputs) -> Tensor:
         """Logits [B, H]."""
-        first: Tensor = inputs.linear + self.numbers(inputs.numbers)
-        deep: Tensor = self.deep(inputs)
+        first: Tensor = self.numbers(inputs.numbers)
+        deep: Tensor = self.deep(inputs)  # with the fields' first order terms
         return first + second_order(inputs.rows) @ self.pairs + deep
 
     def output_bias(self) -> Tensor:

@@ -55,7 +55,7 @@ class Mixture(RankNetwork):
         outputs = self.mixed(inputs.flat())
         for layer in self.towers:
             outputs = self.dropout(layer(outputs).relu())
-        logits: Tensor = self.last(outputs)[:, :, 0].T
+        logits: Tensor = inputs.linear + self.last(outputs)[:, :, 0].T
         return logits
 
     def output_bias(self) -> Tensor:

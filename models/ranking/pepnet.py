@@ -93,7 +93,7 @@ class PEPNet(RankNetwork):
             hidden_HBW = layer(hidden_HBW)
             if place < len(self.layers) - 1:
                 hidden_HBW = self.dropout(hidden_HBW.relu())
-        return hidden_HBW[:, :, 0].T
+        return inputs.linear + hidden_HBW[:, :, 0].T
 
     def output_bias(self) -> Tensor:
         """[H]."""

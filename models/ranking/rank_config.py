@@ -31,8 +31,8 @@ _OF_THE_KIND: dict[str, dict[str, Any]] = {
     "logistic": {"lr_linear": 0.02, "epochs_first": 8, "bins": 16},
     "weighted_lr": {"bins": 8, "epochs_first": 3, "fresh_rows": True},
     "deepfm": {"bins": 16, "epochs_first": 5, "fresh_rows": True, "lr_rows": 0.02, "lr_linear": 0.015},
-    "mmoe": {"bins": 8, "epochs_first": 4, "fresh_rows": True},
-    "pepnet": {"hidden": (128, 64), "epochs_first": 2, "fresh_rows": True},
+    "mmoe": {"wide": True, "bins": 16, "epochs_first": 4, "fresh_rows": True, "lr_linear": 0.015},
+    "pepnet": {"hidden": (128, 64), "epochs_first": 2, "fresh_rows": True, "warm_rate": 0.3},
 }
 
 
@@ -110,6 +110,9 @@ class RankConfig(BaseModel):
     hidden: tuple[int, ...] = Field(default=(64, 32), description="Hidden layer widths (pepnet: per task).")
     tower: tuple[int, ...] = Field(default=(32,), description="Hidden layers of a task's tower (mmoe).")
     experts: int = Field(default=4, ge=1, description="Experts n (mmoe).")
+    wide: bool = Field(
+        default=False, description="First order terms beside the network, as logistic and deepfm have them."
+    )
     sharing: Sharing = Field(
         default="mmoe",
         description="mmoe: experts with a gate per task. omoe: one gate for all. shared_bottom: one network "
@@ -192,7 +195,7 @@ class RankConfig(BaseModel):
     @property
     def has_first_order(self) -> bool:
         """Whether fields have first order terms."""
-        return self.kind in ("logistic", "deepfm")
+        return self.wide or self.kind in ("logistic", "deepfm")
 
     @model_validator(mode="before")
     @classmethod

@@ -59,8 +59,17 @@ def test_deepfm_is_first_order_pairs_and_deep_part():
     ).sum(0)
     deep = Perceptron(config("deepfm"), layout)
     deep.load_state_dict(network.deep.state_dict())
-    expected = given.linear + network.numbers(given.numbers) + pairs[:, None] + deep.eval()(given)
+    expected = network.numbers(given.numbers) + pairs[:, None] + deep.eval()(given)
     torch.testing.assert_close(network.eval()(given), expected)
+
+
+def test_perceptron_and_its_first_order_terms():
+    network, given = shaken(Perceptron(config("weighted_lr"), LAYOUT)), inputs()
+    state, h = network.state_dict(), given.flat()
+    for layer in (0, 2):
+        h = (h @ state[f"layers.{layer}.weight"].T + state[f"layers.{layer}.bias"]).relu()
+    expected = given.linear + h @ state["last.weight"].T + state["last.bias"]
+    torch.testing.assert_close(network(given).detach(), expected)
 
 
 def test_heads_of_deepfm_weigh_the_pairs_for_themselves():
@@ -100,6 +109,7 @@ def test_mixture_against_a_loop(sharing):
             h = sum(g * e for g, e in zip(gate, experts, strict=True))
             h = relu(h @ state["towers.0.weight"][head] + state["towers.0.bias"][head, 0])
             expected[row, head] = (h @ state["last.weight"][head] + state["last.bias"][head, 0])[0]
+    expected += given.linear.numpy()  # wide: first order terms beside it
     np.testing.assert_allclose(network(given).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -160,6 +170,7 @@ def test_pepnet_against_a_loop(gate_input):
                 h = o @ state[f"layers.{layer}.weight"][head] + state[f"layers.{layer}.bias"][head, 0]
                 h = relu(h) if layer < 2 else h
             expected[row, head] = h[0]
+    expected += given.linear.numpy()
     np.testing.assert_allclose(network(given).detach().numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
