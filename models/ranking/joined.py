@@ -24,9 +24,21 @@ JOINED = pa.schema(
     ]
 )
 """ts_ms: event time of the impression. actions: kind -> largest value of that kind's events after it (0.0 of
-events without a value); a kind that is not there did not happen. late: an action came after the row had been
-given out. emitted_ms: event time at which the join gave the row out, never before what it tells of.
+events without a value); a kind that is not there did not happen. late: a second row of the same event_id,
+with the actions that came after the first one had been given out. emitted_ms: event time at which the join
+gave the row out, never before what it tells of.
 """
+
+
+def corrected(joined: pa.Table) -> pa.Table:
+    """Without the first rows of impressions whose late row is in the table too: it says all they said."""
+    late = joined.filter(joined["late"])["event_id"]
+    if not len(late):
+        return joined
+    superseded = pc.and_(
+        pc.is_in(joined["event_id"], value_set=late.combine_chunks()), pc.invert(joined["late"])
+    )
+    return joined.filter(pc.invert(superseded)).combine_chunks()
 
 
 def checked(joined: pa.Table) -> pa.Table:

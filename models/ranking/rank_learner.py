@@ -18,7 +18,7 @@ from models.features import Columns
 from models.item_store import item_columns, user_columns
 from models.key_bytes import key_array
 from models.ranking.assembly import RankerParts, described, load_parts, pair_keys
-from models.ranking.joined import checked
+from models.ranking.joined import checked, corrected
 from models.ranking.labels import task_labels, watch_seconds
 from models.ranking.rank_config import RankConfig
 from models.ranking.rank_samples import RankSamples
@@ -81,10 +81,11 @@ class RankLearner:
     def prepare(self, joined: pa.Table, catalogue: CatalogueColumns) -> RankSamples:
         """Samples of joined rows (models/ranking/joined.py); keys of users, items and features get entries.
 
-        Attributes are those of the catalogue, so prepare a stretch before the catalogue moves on. ValueError
-        for a table that is not in the form of JOINED.
+        An impression with a first and a late row in `joined` is one sample, of the late row. Attributes are
+        those of the catalogue, so prepare a stretch before the catalogue moves on. ValueError for a table
+        that is not in the form of JOINED.
         """
-        table = checked(joined)
+        table = corrected(checked(joined))
         parts, ts_ms = self._parts, np.array(table["ts_ms"], np.int64)
         users, items = key_array(table["user_id"]), key_array(table["item_id"])
         request, item = self._columns(table, catalogue)

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.ranking.counts import COUNTED, Counts
-from models.ranking.joined import JOINED, checked
+from models.ranking.joined import JOINED, checked, corrected
 from models.ranking.labels import task_labels, watch_seconds
 from models.ranking.number_encoding import NumberEncoding
 from models.ranking.rank_config import RankConfig, WatchConfig
@@ -53,6 +53,19 @@ def test_joined_rows_are_checked():
         checked(joined(5).set_column(3, "item_id", pa.array(["a", "b", None, "c", "d"])))
     with pytest.raises(ValueError, match="emitted_ms: expected a time"):
         checked(joined(2).set_column(9, "emitted_ms", pa.array([1, None], pa.int64())))
+
+
+def test_a_late_row_takes_the_place_of_the_first():
+    table = joined(6)
+    assert corrected(table) is table
+    late = table.take([4, 1]).set_column(8, "late", pa.array([True, True]))
+    both = corrected(pa.concat_tables([table, late]))
+    assert both["event_id"].to_pylist() == ["e0-0", "e0-2", "e0-3", "e0-5", "e0-4", "e0-1"]
+    assert both["late"].to_pylist() == [False] * 4 + [True] * 2
+    alone = corrected(late)  # its first row was learned before
+    assert alone.num_rows == 2
+    learner = RankLearner.fresh(config(author=""), ())
+    assert len(learner.prepare(pa.concat_tables([table, late]), catalogue())) == 6
 
 
 def test_counts_against_plain_sums():
