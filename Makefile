@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PEERS := var/peers
 ARGS  ?=
 
-.PHONY: help demo test check bench peers findings format docs clean
+.PHONY: help demo test check bench peers findings rankers format docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,6 +29,7 @@ check: $(STAMP)  ## Formatting, lint, types, layers, and the generated part of t
 	$(BIN)/freshrecall config --docs docs/operating.md --check
 	$(BIN)/python -m benchmarks.readme --check
 	$(BIN)/python -m benchmarks.findings.tables --check
+	$(BIN)/python -m benchmarks.rankers.page --check
 
 bench: $(STAMP)  ## Measurements against peers and the full demo; writes benchmarks/results and the README table
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
@@ -42,6 +43,9 @@ peers: $(PEERS)/.installed  ## Other projects in an environment of their own; wi
 findings: $(STAMP)  ## Backtests behind docs/findings.md that are missing (hours; resumable); ARGS="--kuairand DIR …"
 	$(BIN)/python -W ignore -m benchmarks.findings $(ARGS)
 
+rankers: $(STAMP)  ## Rankers on kuairand behind docs/ranking.md (hours; resumable); ARGS="--kuairand DIR"
+	$(BIN)/python -W ignore -m benchmarks.rankers $(ARGS)
+
 format: $(STAMP)  ## Put code into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -50,6 +54,7 @@ docs: $(STAMP)  ## Write the generated parts of docs and README.md anew
 	$(BIN)/freshrecall config --docs docs/operating.md
 	$(BIN)/python -m benchmarks.readme
 	$(BIN)/python -m benchmarks.findings.tables
+	$(BIN)/python -m benchmarks.rankers.page
 
 clean:  ## Remove the environment and everything the demo wrote
 	rm -rf $(VENV) var build *.egg-info
