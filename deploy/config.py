@@ -15,6 +15,7 @@ from models.feature_config import check_features
 from models.index import IndexConfig
 from models.item_to_item import ItemToItemConfig
 from models.model_config import FeatureConfig, ModelConfig
+from models.ranking.rank_config import RankConfig
 from serving.channels.of_snapshot import BUILT_IN, EDITORIAL, OWN_ITEMS
 from serving.config import ServingConfig
 from stream.archive import ArchiveConfig
@@ -60,6 +61,10 @@ class Config(BaseModel):
     )
     channels: dict[str, ItemToItemConfig] = Field(
         default_factory=dict, description="Item-to-item channels by name, served beside the recall models."
+    )
+    rankers: dict[str, RankConfig] = Field(
+        default_factory=dict,
+        description="Rankers by name, trained daily on joined impressions (section join).",
     )
     index: IndexConfig = Field(default_factory=IndexConfig, description="The item index of every model.")
     serving: ServingConfig = Field(default_factory=ServingConfig, description="The HTTP API.")
@@ -111,7 +116,8 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _names_are_file_names(self) -> "Config":
         """Refuse before a training what could not be published after it."""
-        for section, names in (("models", self.models), ("channels", self.channels)):
+        sections = (("models", self.models), ("channels", self.channels), ("rankers", self.rankers))
+        for section, names in sections:
             for name in names:
                 if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name in BUILT_IN:
                     raise ValueError(
@@ -123,6 +129,15 @@ class Config(BaseModel):
             raise ValueError(
                 f"channels: expected names that no model has, for answers name an item's channel, got {both}"
             )
+        if self.rankers and not self.join.enabled:
+            raise ValueError("rankers: expected join.enabled = true, for they learn from its rows, got false")
+        for stage in ("prerank", "rank"):
+            wanted = getattr(self.serving, stage).model
+            if wanted and wanted not in self.rankers:
+                raise ValueError(
+                    f"serving.{stage}.model: expected one of {', '.join(self.rankers) or 'no'} rankers, got "
+                    f"{wanted!r}; declare it under [rankers]"
+                )
         there = [*self.models, *self.channels, *BUILT_IN]
         unknown = [name for name in self.serving.channel_names if name not in there]
         if unknown:

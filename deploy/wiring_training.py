@@ -14,7 +14,9 @@ from deploy.wiring import pointer, registry
 from models.catalogue_columns import CatalogueColumns
 from stream.archive import ArchiveReader
 from stream.catalogue import Catalogue
+from stream.joined_reader import JoinedReader
 from updater.incremental import CatalogueAt, IncrementalUpdater
+from updater.rankers import RankerRetrain
 from updater.retrain import FullRetrain, Provenance
 from updater.state import Progress, Recipe
 
@@ -70,7 +72,15 @@ def full_retrain(config: Config) -> FullRetrain:
         config.index,
         config.update,
         provenance(),
+        rankers=rankers(config),
     )
+
+
+def rankers(config: Config) -> RankerRetrain | None:
+    """Training of the configured rankers on what the join gave out; None without any."""
+    if not config.rankers:
+        return None
+    return RankerRetrain(config.rankers, config.features, JoinedReader(config.joined_dir))
 
 
 def retrain(config: Config, through_ms: int | None, progress: Progress = lambda what, done, of: None) -> str:

@@ -2,8 +2,8 @@
 
 `bundles/<bundle_id>/` holds `models/<name>/<part>.safetensors`, `models/<name>/items.safetensors`,
 `models/<name>/index.faiss`, `channels/<name>/neighbours.safetensors` and `state.safetensors` of the
-item-to-item channels, `channels/popularity.safetensors`, `channels/blend.safetensors` and `manifest.json`
-(models/artifact.py).
+item-to-item channels, `channels/popularity.safetensors`, `channels/blend.safetensors`,
+`rankers/<name>/<part>.safetensors` and `manifest.json` (models/artifact.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class BundleFields(msgspec.Struct, frozen=True, kw_only=True):
     parent: the bundle this one was warm-started from, "" for none.
     watermark_ms: event time up to which every event is in it; positions, seal_sequence: the same in the
     archive; catalogue_sequence: the same in the catalogue. models: name -> {"kind", "config", "features",
-    "index"}; channels: item-to-item channels, name -> {"kind", "config", "triggers"} (absent without any);
+    "index"}; channels: item-to-item channels, name -> {"kind", "config", "triggers"}; rankers: name ->
+    {"kind", "config", "features", "joined_through_ms"} (both absent without any);
     gates: name -> result; versions: library -> version. created_ms: wall time of the writing, injected (not
     part of the identity).
     """
@@ -40,6 +41,7 @@ class BundleFields(msgspec.Struct, frozen=True, kw_only=True):
     watermark_ms: int
     models: dict[str, dict[str, Any]]
     channels: dict[str, dict[str, Any]] = {}
+    rankers: dict[str, dict[str, Any]] = {}
     parent: str = ""
     positions: dict[str, int] = {}
     seal_sequence: int = 0
@@ -71,6 +73,11 @@ def neighbours_file(channel: str) -> str:
     return f"channels/{channel}/neighbours.safetensors"
 
 
+def ranker_file(ranker: str, part: str) -> str:
+    """Name of a part of one ranker inside a bundle."""
+    return f"rankers/{ranker}/{part}.safetensors"
+
+
 def channel_state_file(channel: str) -> str:
     """Name of what one item-to-item channel goes on from, inside a bundle."""
     return f"channels/{channel}/state.safetensors"
@@ -84,8 +91,9 @@ def write_bundle(root: Path, files: Mapping[str, Content], fields: BundleFields)
     """
     body = msgspec.to_builtins(fields)
     created = {key: body.pop(key) for key in ("created_ms", "git", "versions")}
-    if not fields.channels:
-        del body["channels"]
+    for name in ("channels", "rankers"):
+        if not body[name]:
+            del body[name]
     manifest = {
         "format": "bundle",
         "format_version": FORMAT_VERSION,

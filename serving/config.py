@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving.channels.own import OwnItemsConfig
 from serving.filters import FilterConfig
 from serving.fusion_config import ChannelConfig, FusionConfig, SceneConfig
+from serving.stages import StageConfig
 
 
 class ServingConfig(BaseModel):
@@ -43,6 +44,10 @@ class ServingConfig(BaseModel):
         description="Days of event time for which an item of the catalogue is new: searchable by its "
         "features within seconds, and in the channel fresh. 0 = items wait for their first event.",
     )
+    prerank: StageConfig = Field(
+        StageConfig(), description="First stage after fusion: a light ranker over many candidates."
+    )
+    rank: StageConfig = Field(StageConfig(), description="Second stage: a ranker over what is left.")
     filters: FilterConfig = Field(FilterConfig(), description="What is left out of every answer.")
     own_items: OwnItemsConfig = Field(OwnItemsConfig(), description="The channel own_items.")
     editorial_file: Path | None = Field(
@@ -67,3 +72,9 @@ class ServingConfig(BaseModel):
     def channel_names(self) -> frozenset[str]:
         """Every channel that has settings, in any scene."""
         return frozenset(self.channels).union(*(scene.channels for scene in self.scenes.values()))
+
+    @property
+    def rankers(self) -> tuple[str, ...]:
+        """Rankers that the stages use."""
+        named = (self.prerank.model, self.rank.model)
+        return tuple(dict.fromkeys(name for name in named if name))

@@ -28,7 +28,7 @@ from serving.gather import Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
-from serving.recall import answer, ask, similar
+from serving.recall import answer, ask, merged, similar
 from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallRequest
 from serving.snapshot import Snapshot
 from serving.swap import Swapper
@@ -99,10 +99,17 @@ class Api:
         if asking.blend:
             scored = await self._lanes.gather(asking.score_calls(keys), asking.limits_s)
             scores, dropped = scored.answers, {**scored.dropped, **dropped}
+        staged = merged(asking, gathered.answers, keys, scores)
+        for place, (name, stage, _) in enumerate(asking.stages):
+            call = {name: asking.stage_call(place, staged)}
+            ranked = await self._lanes.gather(call, {name: stage.timeout_ms / 1000})
+            dropped = {**dropped, **ranked.dropped}
+            if name in ranked.answers:
+                staged = staged.then(name, stage.candidates, ranked.answers[name], asking.keep(place))
         for name in dropped:
             self.metrics.dropped.labels(name).inc()
         missing = [f"channel {name}: {why}" for name, why in dropped.items()]
-        answered = answer(asking, gathered.answers, uuid.uuid4().hex, [*degraded, *missing], keys, scores)
+        answered = answer(asking, gathered.answers, staged, uuid.uuid4().hex, [*degraded, *missing])
         if not profile.history:
             self.metrics.cold.inc()
         if self.audit and self._sampling.random() < self.config.audit_share:

@@ -34,6 +34,7 @@ from serving.schema import (
     SimilarAnswer,
 )
 from serving.snapshot import NeighbourChannel, Snapshot
+from serving.stages import PRERANK, RANK, ServedRanker, StageConfig, Staged
 from serving.validation import key_text
 from stream.keys import decode_id
 
@@ -47,7 +48,7 @@ class Asking:
     """One request, ready for the channels.
 
     sources: those to ask, in the order of their importance; k: how many candidates of each; limits_s: how
-    long to wait for each.
+    long to wait for each. stages: name, settings and ranker of those that are on and whose ranker is there.
     """
 
     snapshot: Snapshot
@@ -60,6 +61,17 @@ class Asking:
     limits_s: Mapping[str, float]
     fusion: FusionConfig
     channels: Mapping[str, ChannelConfig]
+    stages: Sequence[tuple[str, StageConfig, ServedRanker]] = ()
+
+    @property
+    def depth(self) -> int:
+        """How many items of the fused list are wanted."""
+        return max([self.request.k, *(stage.candidates for _, stage, _ in self.stages[:1])])
+
+    def keep(self, place: int) -> int:
+        """How many items stage `place` hands on: what the next one looks at, or the answer."""
+        following = self.stages[place + 1 : place + 2]
+        return max([self.request.k, *(stage.candidates for _, stage, _ in following)])
 
     @property
     def blend(self) -> Blend | None:
@@ -70,6 +82,11 @@ class Asking:
     def candidate_calls(self) -> dict[str, Callable[[], Ranking]]:
         """What is asked of every channel first."""
         return {name: partial(one.candidates, self.ask, self.k) for name, one in self.sources.items()}
+
+    def stage_call(self, place: int, staged: Staged) -> Callable[[], Float32Array]:
+        """What the ranker of a stage is asked."""
+        _, stage, ranker = self.stages[place]
+        return partial(ranker.scores, self.ask, [one.key for one in staged.kept[: stage.candidates]])
 
     def score_calls(self, keys: Sequence[str]) -> dict[str, Callable[[], Float32Array]]:
         """What a blend asks every channel then: what it says of all candidates."""
@@ -95,7 +112,11 @@ def recall(
     keys, scores = all_keys(rankings), {}
     if asking.blend:
         scores = {name: call() for name, call in asking.score_calls(keys).items()}
-    return answer(asking, rankings, request_id, degraded, keys, scores)
+    staged = merged(asking, rankings, keys, scores)
+    for place, (name, stage, _) in enumerate(asking.stages):
+        ranked = asking.stage_call(place, staged)()
+        staged = staged.then(name, stage.candidates, ranked, asking.keep(place))
+    return answer(asking, rankings, staged, request_id, degraded)
 
 
 def ask(
@@ -122,29 +143,43 @@ def ask(
     sources = _chosen(snapshot, sources_of(snapshot, config.own_items, editorial or {}), channels, cold)
     given = {name: channels[name].timeout_ms if name in channels else None for name in sources}
     limits_s = {name: (limit or config.channel_timeout_ms) / 1000 for name, limit in given.items()}
-    asking = Asking(snapshot, request, asked, filters, cold, sources, request.k, limits_s, fusion, channels)
+    stages = [
+        (name, stage, snapshot.rankers[stage.model])
+        for name, stage in ((PRERANK, config.prerank), (RANK, config.rank))
+        if stage.model in snapshot.rankers
+    ]
+    asking = Asking(
+        snapshot, request, asked, filters, cold, sources, request.k, limits_s, fusion, channels, stages
+    )
     deep = asking.blend is not None or fusion.method in ("rrf", "weighted")
-    return replace(asking, k=max(request.k, fusion.depth)) if deep else asking
+    return replace(asking, k=max(asking.depth, fusion.depth if deep else 0))
+
+
+def merged(
+    asking: Asking,
+    rankings: Mapping[str, Ranking],
+    keys: Sequence[str] = (),
+    scores: Mapping[str, Float32Array] | None = None,
+) -> Staged:
+    """The channels' candidates as one list, as long as the first stage wants it.
+
+    keys, scores: for a blend, all_keys(rankings) and what the channels said of them.
+    """
+    if asking.blend is None:
+        return Staged(fuse(asking.fusion, asking.channels, rankings, asking.depth), {})
+    return Staged(blended(asking.blend, rankings, keys, scores or {}, asking.depth), {})
 
 
 def answer(
     asking: Asking,
     rankings: Mapping[str, Ranking],
+    staged: Staged,
     request_id: str,
     degraded: Sequence[str] = (),
-    keys: Sequence[str] = (),
-    scores: Mapping[str, Float32Array] | None = None,
 ) -> RecallAnswer:
-    """The channels' candidates as one list, filled up with what is popular where they fall short.
-
-    keys, scores: for a blend, all_keys(rankings) and what the channels said of them.
-    """
+    """What the stages kept, filled up with what is popular where the channels fall short."""
     snapshot, k = asking.snapshot, asking.request.k
-    if asking.blend is None:
-        fused = fuse(asking.fusion, asking.channels, rankings, k)
-    else:
-        fused = blended(asking.blend, rankings, keys, scores or {}, k)
-    fused = with_guaranteed(fused, asking.channels, rankings, k)
+    fused = with_guaranteed(staged.kept[:k], asking.channels, rankings, k)
     if len(fused) < k:
         fused += _popular(snapshot, asking.ask, fused, k - len(fused))
     items = [RecalledItem(decode_id(one.key), one.found[0].score, one.found[0].channel) for one in fused]
@@ -157,7 +192,7 @@ def answer(
         asking.ask.profile.position,
         request_id,
         list(degraded),
-        _explained(asking, rankings, fused, items) if asking.request.explain else None,
+        _explained(asking, rankings, fused, staged, items) if asking.request.explain else None,
     )
 
 
@@ -221,13 +256,22 @@ def _popular(snapshot: Snapshot, asked: Ask, fused: Sequence[Fused], k: int) -> 
 
 
 def _explained(
-    asking: Asking, rankings: Mapping[str, Ranking], fused: Sequence[Fused], items: Sequence[RecalledItem]
+    asking: Asking,
+    rankings: Mapping[str, Ranking],
+    fused: Sequence[Fused],
+    staged: Staged,
+    items: Sequence[RecalledItem],
 ) -> Explanation:
     counts: dict[str, int] = {}
     for item in items:
         counts[item.channel] = counts.get(item.channel, 0) + 1
     explained = [
-        ExplainedItem(item.id, one.value, [FoundBy(by.channel, by.score, by.rank) for by in one.found])
+        ExplainedItem(
+            item.id,
+            one.value,
+            [FoundBy(by.channel, by.score, by.rank) for by in one.found],
+            {stage: scores[one.key] for stage, scores in staged.scores.items() if one.key in scores},
+        )
         for item, one in zip(items, fused, strict=True)
     ]
     return Explanation(

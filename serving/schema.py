@@ -55,11 +55,14 @@ class FoundBy(msgspec.Struct, frozen=True, gc=False):
 
 
 class ExplainedItem(msgspec.Struct, frozen=True):
-    """An item of the answer: the channels that named it, and what it was ordered by (0 = by turns)."""
+    """An item of the answer: the channels that named it, what fusion ordered it by (0 = by turns), and its
+    score in each stage that looked at it.
+    """
 
     id: int | str
     value: float
     found_by: list[FoundBy]
+    stages: dict[str, float] = {}
 
 
 class Explanation(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ from models.query import Queries
 from models.retrieve import retrieve
 from serving.errors import SnapshotRefused
 from serving.fresh import NO_ATTRIBUTES, CatalogueReader, Fresh
+from serving.stages import ServedRanker
 
 ITEM_TABLE = "item"
 
@@ -140,7 +141,7 @@ class Snapshot:
 
     names: the recall models (`channels`) and item-to-item channels (`neighbours`) in the order in which they
     are merged. blend: how their scores are added up, None while the bundle has none. fresh: what the
-    catalogue brought since.
+    catalogue brought since. rankers: of the bundle, by name.
     """
 
     bundle: str
@@ -156,6 +157,7 @@ class Snapshot:
     popular_scores: Sequence[float]
     blend: Blend | None = None
     fresh: Fresh = field(default_factory=Fresh)
+    rankers: Mapping[str, ServedRanker] = field(default_factory=dict)
 
     @cached_property
     def history_kinds(self) -> frozenset[str]:
@@ -164,9 +166,15 @@ class Snapshot:
         return frozenset(kind for config in configs for kind in config.positives)
 
     @classmethod
-    def load(cls, bundle: Artifact, load_tower: LoadTower, names: Sequence[str] = ()) -> Snapshot:
+    def load(
+        cls,
+        bundle: Artifact,
+        load_tower: LoadTower,
+        names: Sequence[str] = (),
+        rankers: Sequence[str] = (),
+    ) -> Snapshot:
         """From a verified bundle; `names` picks and orders models and item-to-item channels (empty = all, the
-        models first).
+        models first), `rankers` those of the stages; one that the bundle does not have yet is left out.
 
         Raises SnapshotRefused when a golden query or the tower answers wrongly.
         """
@@ -188,6 +196,7 @@ class Snapshot:
             _check_golden(manifest_id(bundle), name, loaded, items)
             channels[name] = Channel(load_tower(bundle, name), items)
         neighbours = {name: NeighbourChannel.load(bundle, name) for name in names if name in item_to_item}
+        held_rankers = manifest.get("rankers", {})
         popularity = PopularityList()
         if bundle.has(POPULARITY_FILE):
             popularity = PopularityList.from_tensors(bundle.tensors(POPULARITY_FILE))
@@ -204,6 +213,7 @@ class Snapshot:
             popularity.keys.to_pylist(),
             popularity.scores.tolist(),
             _blend_of(bundle),
+            rankers={name: ServedRanker.load(bundle, name) for name in rankers if name in held_rankers},
         )
         snapshot.warm()
         return snapshot

@@ -149,7 +149,8 @@ class Swapper:
                 return snapshot
 
     def _load_bundle(self, bundle: str) -> Snapshot:
-        return Snapshot.load(self.registry.open_bundle(bundle), self.load_tower, self.config.models)
+        opened = self.registry.open_bundle(bundle)
+        return Snapshot.load(opened, self.load_tower, self.config.models, self.config.rankers)
 
     def _refuse(self, pointer: Pointer | None, error: Exception) -> None:
         self.last_refusal = str(error)

@@ -9,9 +9,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.artifact import Content
 from models.bundle import BLEND_FILE, BundleFields
@@ -24,6 +26,7 @@ from updater.config import UpdateConfig
 from updater.gates import check_model
 from updater.incremental import CatalogueAt
 from updater.item_channels import COLUMNS
+from updater.rankers import RankerRetrain, TrainedRankers
 from updater.sample_order import Shuffled
 from updater.state import Progress, Recipe, Stretch, Trained, TrainingState, ask_nobody
 
@@ -55,6 +58,7 @@ class FullRetrain:
     config: UpdateConfig
     provenance: Provenance = Provenance()
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    rankers: RankerRetrain | None = None
 
     def run(self, through_ms: int | None = None, progress: Progress = lambda what, done, of: None) -> str:
         """Train on every interval after the parent's watermark up to `through_ms` (None = all sealed);
@@ -99,8 +103,17 @@ class FullRetrain:
         files: dict[str, Content] = dict(state.files())
         if blend and (weights := blend.fitted()):
             files[BLEND_FILE] = weights.tensors()
+        catalogue = stretches[-1][1]
+        rankers = TrainedRankers()
+        if self.rankers:
+            items = pc.unique(
+                pa.chunked_array([learner.item_vectors()[0] for learner in state.learners.values()])
+            )
+            rankers = self.rankers.run(bundle, last.interval_end_ms, catalogue, items, progress)
         parent = bundle.root.name if bundle else ""
-        return self._publish(state, files, trained, parent, last, stretches[-1][1].sequence, progress)
+        return self._publish(
+            state, files | rankers.files, rankers.entries, trained, parent, last, catalogue.sequence, progress
+        )
 
     def _stretches(self, events: pa.Table, seals: list[Seal]) -> list[Stretch]:
         """The events, cut where the catalogue changed between two intervals, with the catalogue of each
@@ -124,6 +137,7 @@ class FullRetrain:
         self,
         state: TrainingState,
         files: dict[str, Content],
+        rankers: dict[str, dict[str, Any]],
         trained: dict[str, Trained],
         parent: str,
         last: Seal,
@@ -145,6 +159,7 @@ class FullRetrain:
             watermark_ms=last.interval_end_ms,
             models=models,
             channels=channels,
+            rankers=rankers,
             parent=parent,
             positions=last.positions,
             seal_sequence=last.sequence,

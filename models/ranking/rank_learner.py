@@ -21,6 +21,7 @@ from models.ranking.assembly import RankerParts, described, load_parts, pair_key
 from models.ranking.joined import checked, corrected
 from models.ranking.labels import task_labels, watch_seconds
 from models.ranking.rank_config import RankConfig
+from models.ranking.rank_published import RankItems
 from models.ranking.rank_samples import RankSamples
 from models.ranking.rank_training import Progress, RankTraining
 from models.ranking.row_space import PAIRS
@@ -124,6 +125,12 @@ class RankLearner:
         u = parts.request_rows(key_array(table["user_id"]), request, ts_ms)
         i = parts.item_rows(key_array(table["item_id"]), item)
         return parts.scores(parts.inputs(u, i))
+
+    def encoded(self, keys: pa.Array, catalogue: CatalogueColumns) -> RankItems:
+        """Items string[n] as PublishedRanker.items() of the same state would have them."""
+        columns = item_columns(self._parts.item.features, catalogue.items, catalogue.item_positions(keys))
+        side = self._parts.item_rows(keys, columns)
+        return RankItems(*self._parts.embedded(side, self._parts.item.starts))
 
     def _columns(self, table: pa.Table, catalogue: CatalogueColumns) -> tuple[Columns, Columns]:
         """(user and context columns, item columns) of joined rows."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from models.architecture import ModelFiles
-from models.arrays import Float32Array, Int64Array
+from models.arrays import Float32Array, Int64Array, Tensors
+from models.artifact import pack_keys, unpack_keys
 from models.moments import Value
 from models.ranking.assembly import RankerParts, described, load_parts
 from models.ranking.inputs import RankInputs
@@ -35,6 +36,29 @@ class RankItems:
         """The candidates at positions int64[n]."""
         index = torch.from_numpy(positions)
         return RankItems(self.rows[index], self.linear[index], self.numbers[index])
+
+
+ITEMS = "items"
+"""Part of a bundle that holds encoded items."""
+
+
+def item_tensors(keys: pa.Array, items: RankItems) -> Tensors:
+    """As a bundle holds them; keys string[n]."""
+    packed = {f"keys.{part}": array for part, array in pack_keys(keys).items()}
+    parts = {"rows": items.rows, "linear": items.linear, "numbers": items.numbers}
+    return packed | {name: tensor.detach().numpy().copy() for name, tensor in parts.items()}
+
+
+def items_of(tensors: Tensors) -> tuple[pa.Array, RankItems]:
+    """The inverse of item_tensors(). ValueError where the parts do not fit together."""
+    keys = unpack_keys(tensors, "keys.")
+    items = RankItems(*(torch.from_numpy(np.array(tensors[name])) for name in ("rows", "linear", "numbers")))
+    if not len(keys) == len(items.rows) == len(items.linear) == len(items.numbers):
+        raise ValueError(
+            f"ranker's items: expected {len(keys)} of each part, got {len(items.rows)} rows, "
+            f"{len(items.linear)} linear, {len(items.numbers)} numbers"
+        )
+    return keys, items
 
 
 class PublishedRanker:

@@ -66,6 +66,7 @@ def test_recall(ready):
                 "id": item["id"],
                 "value": 0.0,
                 "found_by": [{"channel": "m", "score": item["score"], "rank": rank}],
+                "stages": {},
             }
             for rank, item in enumerate(body["items"])
         ],

@@ -1,0 +1,112 @@
+"""Pre-rank and rank: two optional stages over the fused candidates, each by a ranker of the bundle.
+
+A stage orders what it is given by the ranker's score and keeps the first; with both off the fused order is
+the answer. What a stage turns down, it names: hard negatives for the recall models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.arrays import Float32Array
+from models.artifact import Artifact, ArtifactError
+from models.bundle import ranker_file
+from models.id_table import IdTable
+from models.ranking.rank_published import ITEMS, PublishedRanker, RankItems, items_of
+from serving.channels.contract import Ask
+from serving.fusion import Fused
+
+PRERANK, RANK = "prerank", "rank"
+
+
+class StageConfig(BaseModel):
+    """One stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("", description="Ranker of the bundle; empty = the stage is off.")
+    candidates: int = Field(
+        200, ge=1, le=10_000, description="How many it orders: of the fused list, or of the stage before."
+    )
+    timeout_ms: float = Field(
+        100.0, gt=0, description="An answer waits no longer; it then keeps the order it had."
+    )
+
+
+@dataclass(frozen=True)
+class ServedRanker:
+    """A ranker and the items that the bundle encoded for it."""
+
+    ranker: PublishedRanker
+    lookup: IdTable
+    items: RankItems
+
+    @classmethod
+    def load(cls, bundle: Artifact, name: str) -> ServedRanker:
+        """The ranker `name` of a bundle. Raises ArtifactError when its parts cannot be used."""
+        file = ranker_file(name, ITEMS)
+        try:
+            keys, items = items_of(bundle.tensors(file))
+            return cls(PublishedRanker.load(bundle, name), IdTable.of_unique(keys), items)
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(bundle.path(file), "a ranker and its items", str(error)) from error
+
+    def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
+        """Score of every item key, float32[n]; one that the bundle does not know by the cold rows."""
+        wanted = pa.array(keys, pa.string())
+        places = self.lookup.lookup(wanted)
+        known = np.flatnonzero(places >= 0)
+        with torch.inference_mode():  # of this thread
+            items = self.items.take(places[known])
+            if len(known) < len(keys):
+                strange = np.flatnonzero(places < 0)
+                cold = self.ranker.items(wanted.take(pa.array(strange)), {})
+                pairs = ((items.rows, cold.rows), (items.linear, cold.linear), (items.numbers, cold.numbers))
+                together = RankItems(*(torch.cat(pair) for pair in pairs))
+                items = together.take(np.argsort(np.concatenate([known, strange])))
+            profile = ask.profile
+            scored = self.ranker.scores_of(ask.user, items, ask.context, profile.attributes, ask.ts_ms)
+        return scored["score"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An item that a stage turned down: its rank there (0 = best), its score, and that of the last kept."""
+
+    key: str
+    stage: str
+    rank: int
+    score: float
+    cutoff: float
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What a stage made of its candidates: kept in its order, with the scores by stage; and the others."""
+
+    kept: list[Fused]
+    scores: Mapping[str, Mapping[str, float]]
+    rejected: tuple[Rejected, ...] = ()
+
+    def then(self, stage: str, candidates: int, scores: Float32Array, keep: int) -> Staged:
+        """After one more stage over the first `candidates` of what is kept; scores: float32 of these.
+
+        What the stage does not look at follows behind what it ordered.
+        """
+        asked, rest = self.kept[:candidates], self.kept[candidates:]
+        order = np.argsort(-scores, kind="stable")
+        ranked = [asked[at] for at in order]
+        by_key = {one.key: float(scores[at]) for at, one in enumerate(asked)}
+        kept = (ranked + rest)[:keep]
+        cutoff = by_key[ranked[min(keep, len(ranked)) - 1].key] if ranked and keep else 0.0
+        rejected = tuple(
+            Rejected(one.key, stage, rank, by_key[one.key], cutoff)
+            for rank, one in enumerate(ranked[keep:], keep)
+        )
+        return Staged(kept, {**self.scores, stage: by_key}, self.rejected + rejected)
