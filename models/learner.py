@@ -37,6 +37,7 @@ from models.prebatch import PrebatchedRows
 from models.preparation import Preparation
 from models.published import PublishedModel
 from models.query import Queries
+from models.reject_events import rejects_among
 from models.samples import Samples
 from models.steps import ModelParts
 from models.table_names import ids_name
@@ -213,6 +214,7 @@ class Learner:
         Same input as prepare(), and the same targets, but without features: they cannot be trained on.
         """
         targets = self._preparation.take(events, catalogue, with_samples=False)
+        self._take_rejects(events, targets)
         self._start_new_items()
         return targets
 
@@ -227,8 +229,19 @@ class Learner:
         entries and histories: use them before the next expire().
         """
         samples = self._preparation.take(events, catalogue, with_samples=True)
+        self._take_rejects(events, samples)
         self._start_new_items()
         return samples
+
+    def _take_rejects(self, events: pa.Table, targets: Samples) -> None:
+        """What later stages turned down joins the pool; what its user took in spite of that leaves it."""
+        if "rejects" not in self.config.hard_negatives:
+            return
+        found = rejects_among(events)
+        users = self._tables.ids["user"].lookup(found.user_id).astype(np.int32)
+        items = self._tables.ids["item"].lookup(found.item_id).astype(np.int32)
+        self.rejects.observe(users, items, found.stage, found.rank, found.ts_ms)
+        self.rejects.remove(targets.user, targets.item)
 
     def target_keys(self, samples: Samples) -> pa.Array:
         """The targets' item keys, string[n]."""
@@ -369,6 +382,7 @@ class Learner:
         for history in histories:
             history.trim()
         self._popularity.trim(now_ms)
+        self.rejects.trim(now_ms - int(self.config.rejects_days * DAY_MS))
         return removed
 
     def item_vectors(self) -> tuple[pa.Array, Float32Array]:

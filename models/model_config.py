@@ -134,6 +134,9 @@ class ModelConfig(BaseModel):
     harder_share: float = Field(
         default=0.5, ge=0, le=1, description="Share of the ranking stage's rejects among rejects."
     )
+    rejects_days: float = Field(
+        default=14.0, gt=0, description="Event time for which a reject may be a negative, days."
+    )
     margin: float = Field(default=0.2, ge=0, description="Margin of the hinge.")
     sigma: float = Field(default=10.0, gt=0, description="Steepness of the pairwise logistic loss.")
     lr_dense: float = Field(default=1e-3, gt=0, description="Adam step size of the dense layers.")

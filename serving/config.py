@@ -48,6 +48,12 @@ class ServingConfig(BaseModel):
         StageConfig(), description="First stage after fusion: a light ranker over many candidates."
     )
     rank: StageConfig = Field(StageConfig(), description="Second stage: a ranker over what is left.")
+    rejects_per_answer: int = Field(
+        20,
+        ge=0,
+        description="Items that a stage turned down, sent to the stream per answer and stage, spread over "
+        'the ranks: hard negatives for models with hard_negatives = ["rejects"]. 0 = none.',
+    )
     filters: FilterConfig = Field(FilterConfig(), description="What is left out of every answer.")
     own_items: OwnItemsConfig = Field(OwnItemsConfig(), description="The channel own_items.")
     editorial_file: Path | None = Field(

@@ -29,8 +29,10 @@ from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
 from serving.recall import answer, ask, merged, similar
+from serving.rejects import RejectSender, reject_events
 from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallRequest
 from serving.snapshot import Snapshot
+from serving.stages import spread
 from serving.swap import Swapper
 from serving.validation import check_event, decode, key_text, whole_number
 from stream.event import Event
@@ -66,6 +68,7 @@ class Api:
         self.config, self.swapper, self.profiles, self.events = config, swapper, profiles, events
         self.audit, self.now_ms, self.metrics = audit, now_ms, swapper.metrics
         self._sampling = random.Random(seed)
+        self.rejects = RejectSender(events, self.metrics)
         self._lanes = Lanes(self._prepare_lane)
         self._editorial = EditorialFile(config.editorial_file)
         self._openapi = _ENCODE(document())
@@ -110,6 +113,8 @@ class Api:
             self.metrics.dropped.labels(name).inc()
         missing = [f"channel {name}: {why}" for name, why in dropped.items()]
         answered = answer(asking, gathered.answers, staged, uuid.uuid4().hex, [*degraded, *missing])
+        if turned_down := spread(staged.rejected, self.config.rejects_per_answer):
+            self.rejects.send(reject_events(body, ts_ms, answered, turned_down))
         if not profile.history:
             self.metrics.cold.inc()
         if self.audit and self._sampling.random() < self.config.audit_share:

@@ -33,6 +33,8 @@ class ServingMetrics:
         )
         self.cold = Counter("freshrecall_cold_answers", "Answers for users without history.", registry=r)
         self.events = Counter("freshrecall_events_accepted", "Events handed to the stream.", registry=r)
+        self.rejects = Counter("freshrecall_rejects_sent", "Rejects handed to the stream.", registry=r)
+        self.rejects_lost = Counter("freshrecall_rejects_lost", "Rejects it did not take.", registry=r)
         self.audited = Counter(
             "freshrecall_audited_answers", "Answers written to the audit file.", registry=r
         )

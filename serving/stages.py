@@ -86,6 +86,16 @@ class Rejected:
     cutoff: float
 
 
+def spread(rejected: Sequence[Rejected], most: int) -> list[Rejected]:
+    """At most `most` of every stage's, evenly over its ranks."""
+    chosen: list[Rejected] = []
+    for stage in dict.fromkeys(one.stage for one in rejected):
+        mine = [one for one in rejected if one.stage == stage]
+        step = max(len(mine) / most, 1.0) if most else float("inf")
+        chosen += [mine[int(at * step)] for at in range(min(most, len(mine)))]
+    return chosen
+
+
 @dataclass(frozen=True)
 class Staged:
     """What a stage made of its candidates: kept in its order, with the scores by stage; and the others."""

@@ -10,14 +10,14 @@ from stream.keys import INT64_MAX, INT64_MIN
 
 KINDS = (
     "impression", "click", "view", "long_view", "like", "follow", "comment", "share", "collect", "hate",
-    "purchase", "search", "profile_enter", "forward", "play", "finish",
+    "purchase", "search", "profile_enter", "forward", "play", "finish", "reject",
 )  # fmt: skip
 KINDS_WITHOUT_ITEM = frozenset({"search", "profile_enter", "follow"})
 """Kinds whose event may carry no item; for all others a missing item is malformed."""
 
 Kind = Literal[
     "impression", "click", "view", "long_view", "like", "follow", "comment", "share", "collect", "hate",
-    "purchase", "search", "profile_enter", "forward", "play", "finish",
+    "purchase", "search", "profile_enter", "forward", "play", "finish", "reject",
 ]  # fmt: skip
 
 # Characters bound bytes from below, so these limits already refuse most over-long IDs inside the decoder;

@@ -46,7 +46,7 @@ the order of KINDS. emitted_ms: end of the interval that emitted the row.
 """
 EVENT_COLUMNS = (*IMPRESSION_COLUMNS, "kind", "value")
 """Columns of EVENT_SCHEMA that the join reads."""
-ACTION_KINDS = tuple(kind for kind in KINDS if kind not in ("impression", "search"))
+ACTION_KINDS = tuple(kind for kind in KINDS if kind not in ("impression", "search", "reject"))
 
 
 class JoinConfig(BaseModel):

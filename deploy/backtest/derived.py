@@ -14,6 +14,7 @@ from models.arrays import Float64Array, Int32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
 from models.model_config import FeatureConfig
 from models.popularity_config import PopularityConfig
+from models.reject_events import REJECT
 
 FEW_VALUES = 200
 """A column of no more distinct values is a category, whatever its type."""
@@ -119,7 +120,9 @@ def _counts(
 def _other_kinds(before: pa.Table, positives: Sequence[str]) -> tuple[str, ...]:
     shares = pc.value_counts(before["kind"]).to_pylist()
     least = _COMMON_KIND * len(before)
-    common = [one for one in shares if one["values"] not in positives and one["counts"] >= least]
+    # A reject is no sign of interest, and a server cannot count what it will turn down.
+    passed = {*positives, REJECT}
+    common = [one for one in shares if one["values"] not in passed and one["counts"] >= least]
     common.sort(key=lambda one: (-one["counts"], one["values"]))
     return tuple(one["values"] for one in common[:MOST_KINDS])
 

@@ -3,14 +3,19 @@
 import asyncio
 from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
 
 from serving.config import ServingConfig
 from serving.fusion import Found, Fused
+from serving.http import build_app
+from serving.metrics import ServingMetrics
 from serving.recall import recall
+from serving.rejects import RejectSender
 from serving.schema import RecallRequest
-from serving.stages import Staged
+from serving.stages import Rejected, Staged, spread
+from stream.codec import decode, encode_packed
 from tests.serving.test_recall import CLICKS, profile
 from tests.serving.world import World
 
@@ -118,3 +123,56 @@ def test_a_damaged_ranker_refuses_the_version(tmp_path, monkeypatch):
     world.point(bundle)
     assert not world.swapper.step()
     assert "rankers/r" in world.swapper.last_refusal
+
+
+def test_rejects_are_spread_over_the_ranks_and_sent_as_events(tmp_path):
+    rejected = [
+        Rejected(f"i{n}", stage, n, -float(n), 0.5) for stage in ("prerank", "rank") for n in range(4, 14)
+    ]
+    assert [(one.stage, one.rank) for one in spread(rejected, 2)] == [
+        ("prerank", 4), ("prerank", 9), ("rank", 4), ("rank", 9),
+    ]  # fmt: skip
+    assert spread(rejected, 0) == []
+    assert len(spread(rejected, 100)) == 20
+    config = {"clock": "event", "channel_timeout_ms": 60_000, "rejects_per_answer": 3}
+    stage = {"model": "r", "candidates": 20, "timeout_ms": 60_000}
+    world = World(tmp_path, ServingConfig.model_validate({**config, "prerank": stage}))
+    world.serve(world.bundle())
+    world.swapper.served.snapshot = replace(world.snapshot, rankers={"r": ByName()})
+    api = world.api()
+
+    async def ask():
+        transport = httpx.ASGITransport(build_app(api))
+        async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+            body = {"user_id": 5, "k": 5, "context": {"scene": "tab"}}
+            answer = (await client.post("/v1/recall", json=body)).json()
+        await api.rejects.settled()
+        return answer
+
+    answer = asyncio.run(ask())
+    assert len(world.events) == 3
+    kept = {item["id"] for item in answer["items"]}
+    for event in world.events:
+        assert (event.kind, event.user_id, event.scene) == ("reject", 5, "tab")
+        assert event.request_id == answer["request_id"]
+        assert event.item_id not in kept
+        assert event.context["stage"] == "prerank"
+        assert event.context["bundle"] == answer["bundle"]
+        assert float(event.context["cutoff"]) >= event.value
+    assert [int(event.context["rank"]) for event in world.events] == [5, 10, 15]
+    assert decode(encode_packed(world.events)) == world.events
+
+
+def test_a_stream_that_takes_no_rejects_costs_no_answer(tmp_path):
+    def away(events):
+        raise ConnectionError("no broker")
+
+    metrics = ServingMetrics()
+
+    async def run():
+        sender = RejectSender(away, metrics)
+        sender.send([1, 2, 3])
+        await sender.settled()
+
+    asyncio.run(run())
+    assert metrics.registry.get_sample_value("freshrecall_rejects_lost_total") == 3.0
