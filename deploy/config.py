@@ -16,7 +16,7 @@ from models.index import IndexConfig
 from models.item_to_item import ItemToItemConfig
 from models.model_config import FeatureConfig, ModelConfig
 from models.ranking.rank_config import RankConfig
-from serving.channels.of_snapshot import BUILT_IN, EDITORIAL, OWN_ITEMS
+from serving.channels.names import BUILT_IN, EDITORIAL, OWN_ITEMS
 from serving.config import ServingConfig
 from stream.archive import ArchiveConfig
 from stream.intake import IntakeConfig

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from models.arrays import Int64Array, Tensors
+from models.frozen_rows import frozen_lookup
 
 with warnings.catch_warnings():  # fbgemm names the parts that its CPU build leaves out
     warnings.simplefilter("ignore")
@@ -134,15 +135,3 @@ class EmbeddingTable:
         self._momentum = self._table.split_optimizer_states()[0][0].detach()
         self._weights.zero_()
         self._momentum.zero_()
-
-
-def frozen_lookup(
-    table: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """float32[bags, dim]: (weighted) sums of table rows float32[rows, dim]; indices int64[n], offsets
-    int64[bags+1].
-    """
-    with torch.no_grad():
-        return torch.nn.functional.embedding_bag(
-            indices, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
-        )

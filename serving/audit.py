@@ -27,7 +27,7 @@ from models.moments import Moments
 from models.neighbour_rows import NeighbourRows
 from models.registry import Registry
 from serving.channels.moment import moment_of
-from serving.channels.of_snapshot import EDITORIAL, FRESH, OWN_ITEMS, POPULARITY
+from serving.channels.names import EDITORIAL, FRESH, OWN_ITEMS, POPULARITY
 from serving.profile import Profile
 from serving.schema import RecallAnswer, RecallRequest
 from serving.snapshot import ITEM_TABLE, LoadTower, UserTower

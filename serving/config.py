@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.channels.own import OwnItemsConfig
 from serving.filters import FilterConfig
-from serving.fusion_config import ChannelConfig, FusionConfig, SceneConfig
-from serving.stages import StageConfig
+from serving.fusion_config import ChannelConfig, FusionConfig, SceneConfig, StageConfig
 
 
 class ServingConfig(BaseModel):

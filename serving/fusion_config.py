@@ -1,4 +1,4 @@
-"""How the channels' rankings become one: configuration of fusion, of each channel, of each scene."""
+"""How the channels' rankings become one: configuration of fusion, channels, scenes and stages."""
 
 from __future__ import annotations
 
@@ -55,4 +55,18 @@ class SceneConfig(BaseModel):
     fusion: FusionConfig | None = Field(None, description="Instead of serving.fusion.")
     channels: dict[str, ChannelConfig] = Field(
         default_factory=dict, description="Instead of serving.channels, by name."
+    )
+
+
+class StageConfig(BaseModel):
+    """One stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("", description="Ranker of the bundle; empty = the stage is off.")
+    candidates: int = Field(
+        200, ge=1, le=10_000, description="How many it orders: of the fused list, or of the stage before."
+    )
+    timeout_ms: float = Field(
+        100.0, gt=0, description="An answer waits no longer; it then keeps the order it had."
     )

@@ -17,12 +17,13 @@ from models.blend import Blend
 from serving.channels.contract import Ask, Ranking, Source, ranking_of
 from serving.channels.editorial import Lists
 from serving.channels.moment import moment_of
-from serving.channels.of_snapshot import POPULARITY, sources_of
+from serving.channels.names import POPULARITY
+from serving.channels.of_snapshot import sources_of
 from serving.config import ServingConfig
 from serving.errors import NotFound
 from serving.filters import barred
 from serving.fusion import Found, Fused, all_keys, blended, fuse, with_guaranteed
-from serving.fusion_config import ChannelConfig, FusionConfig
+from serving.fusion_config import ChannelConfig, FusionConfig, StageConfig
 from serving.profile import Profile
 from serving.schema import (
     ExplainedItem,
@@ -34,7 +35,7 @@ from serving.schema import (
     SimilarAnswer,
 )
 from serving.snapshot import NeighbourChannel, Snapshot
-from serving.stages import PRERANK, RANK, ServedRanker, StageConfig, Staged
+from serving.stages import PRERANK, RANK, ServedRanker, Staged
 from serving.validation import key_text
 from stream.keys import decode_id
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from models.arrays import Float32Array
 from models.artifact import Artifact, ArtifactError
@@ -23,20 +22,6 @@ from serving.channels.contract import Ask
 from serving.fusion import Fused
 
 PRERANK, RANK = "prerank", "rank"
-
-
-class StageConfig(BaseModel):
-    """One stage."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = Field("", description="Ranker of the bundle; empty = the stage is off.")
-    candidates: int = Field(
-        200, ge=1, le=10_000, description="How many it orders: of the fused list, or of the stage before."
-    )
-    timeout_ms: float = Field(
-        100.0, gt=0, description="An answer waits no longer; it then keeps the order it had."
-    )
 
 
 @dataclass(frozen=True)

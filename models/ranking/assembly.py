@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from models.architecture import ModelFiles, dense_weights, restore_weights
 from models.arrays import Float32Array, Int32Array, Int64Array, Tensors
 from models.feature_config import FeatureConfig
 from models.features import Columns, category_keys, cross_keys
+from models.frozen_rows import FrozenRows
 from models.ranking.counts import Counts
 from models.ranking.inputs import RankInputs, RankLayout
 from models.ranking.losses import log_probabilities, ordering_score, watched_seconds
@@ -21,6 +22,9 @@ from models.ranking.networks import build_network
 from models.ranking.rank_config import RankConfig
 from models.ranking.row_space import PAIRS, RowSpace
 from models.ranking.side import SCENE, RankSide, SideRows, with_scene
+
+if TYPE_CHECKING:  # serving has frozen rows and must not load the library that trains the others
+    from models.embedding import EmbeddingTable
 
 _PARTS = ("request_numbers", "item_numbers", "counts", "dense")
 
@@ -50,14 +54,20 @@ def layout_of(config: RankConfig, request: RankSide, item: RankSide) -> RankLayo
 class RankerParts:
     """Everything that a ranker scores with. Reading it never mutates."""
 
-    def __init__(self, config: RankConfig, features: Sequence[FeatureConfig]) -> None:
+    def __init__(
+        self,
+        config: RankConfig,
+        features: Sequence[FeatureConfig],
+        rows: EmbeddingTable | FrozenRows | None,
+    ) -> None:
+        """rows: rows to train or to read, config.dim wide; None for a ranker without."""
         self.config = config
         self.features = with_scene(features)
         sources = ("user", "context", "time")
         self.request = RankSide(config, self.features, sources, "user", ("user", PAIRS, SCENE))
         self.item = RankSide(config, self.features, ("item",), "item", ("item",))
         self.space = RowSpace(
-            config, (*self.request.keyed, *self.item.keyed), self.request.bin_rows + self.item.bin_rows
+            config, (*self.request.keyed, *self.item.keyed), self.request.bin_rows + self.item.bin_rows, rows
         )
         self.request.first_bin = self.space.first_bin
         self.item.first_bin = self.space.first_bin + self.request.bin_rows

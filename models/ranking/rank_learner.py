@@ -13,6 +13,7 @@ from models.architecture import ModelFiles
 from models.arrays import Float32Array, Int64Array, Tensors
 from models.catalogue_columns import CatalogueColumns
 from models.dense_adam import DenseAdam
+from models.embedding import EmbeddingTable
 from models.feature_config import FeatureConfig
 from models.features import Columns
 from models.item_store import item_columns, user_columns
@@ -38,7 +39,8 @@ class RankLearner:
     def __init__(self, config: RankConfig, features: Sequence[FeatureConfig]) -> None:
         """Use fresh() or load()."""
         self.config = config
-        self._parts = RankerParts(config, features)
+        rows = EmbeddingTable(config.dim, config.lr_rows) if config.has_rows else None
+        self._parts = RankerParts(config, features, rows)
         self._adam = DenseAdam(self._parts.network, config.lr_dense)
         self._training = RankTraining(self._parts, self._adam)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.architecture import ModelFiles
 from models.arrays import Float32Array, Int64Array, Tensors
 from models.artifact import pack_keys, unpack_keys
+from models.frozen_rows import FrozenRows
 from models.moments import Value
 from models.ranking.assembly import RankerParts, described, load_parts
 from models.ranking.inputs import RankInputs
@@ -71,7 +72,8 @@ class PublishedRanker:
     @classmethod
     def load(cls, files: ModelFiles, name: str) -> PublishedRanker:
         """The ranker `name` of a bundle, without what only training needs."""
-        parts = RankerParts(*described(files.manifest, name))
+        config, features = described(files.manifest, name)
+        parts = RankerParts(config, features, FrozenRows(config.dim) if config.has_rows else None)
         parts.restore(load_parts(files, name, parts.part_names()))
         parts.network.requires_grad_(False)
         return cls(parts)

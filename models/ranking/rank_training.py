@@ -10,6 +10,7 @@ import torch
 
 from models.arrays import Float32Array, Float64Array, Int64Array
 from models.dense_adam import DenseAdam
+from models.embedding import EmbeddingTable
 from models.ranking.assembly import RankerParts
 from models.ranking.inputs import RankInputs
 from models.ranking.losses import loss_weights, step_losses
@@ -158,7 +159,7 @@ class RankTraining:
         """Step sizes of the following steps: the configured ones times `rate`."""
         config, space = self._parts.config, self._parts.space
         self._adam.set_lr(config.lr_dense * rate)
-        if space.rows is not None:
+        if isinstance(space.rows, EmbeddingTable):
             space.rows.set_lr(config.lr_rows * rate)
         if space.first is not None:
             space.first.lr = config.lr_linear * rate
@@ -196,7 +197,7 @@ class RankTraining:
         parts, (n, slots) = self._parts, at.shape
         index, weights = torch.from_numpy(at), torch.from_numpy(factors)
         rows, linear = torch.zeros(n, len(parts.field_starts), 0), torch.zeros(n, parts.config.heads)
-        if parts.space.rows is not None:
+        if isinstance(parts.space.rows, EmbeddingTable):
             offsets = (slots * np.arange(n)[:, None] + parts.field_starts).reshape(-1)
             flat = torch.from_numpy(np.append(offsets, n * slots))
             pooled = parts.space.rows.trained(index.reshape(-1), flat, weights.reshape(-1))

@@ -7,17 +7,21 @@ table, and a step is one lookup instead of one per field.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from models.arrays import Float32Array, Int32Array, Int64Array, Tensors
-from models.embedding import EmbeddingTable
+from models.frozen_rows import FrozenRows
 from models.id_table import IdTable
 from models.ranking.first_order import FirstOrder
 from models.ranking.rank_config import RankConfig
 from models.samplers import uniform_by_key
+
+if TYPE_CHECKING:  # serving has frozen rows and must not load the library that trains the others
+    from models.embedding import EmbeddingTable
 
 _DAY_MS = 86_400_000
 _NEVER = 2**40
@@ -30,7 +34,14 @@ class RowSpace:
     table `rows` float32[n, D] (a ranker with rows) and of `first` float32[n, H] (one with first order terms).
     """
 
-    def __init__(self, config: RankConfig, fields: Sequence[str], bin_rows: int) -> None:
+    def __init__(
+        self,
+        config: RankConfig,
+        fields: Sequence[str],
+        bin_rows: int,
+        rows: EmbeddingTable | FrozenRows | None,
+    ) -> None:
+        """rows: where the rows are kept, as wide as config.dim; None for a ranker without."""
         self._config = config
         self.ids: dict[str, IdTable] = {PAIRS: IdTable(_NEVER)}
         self._places: dict[str, Int64Array] = {}
@@ -41,7 +52,7 @@ class RowSpace:
             self._places[field] = np.array([place], np.int64)
         self.first_bin = len(fields)
         self.size = self.first_bin + bin_rows
-        self.rows = EmbeddingTable(config.dim, config.lr_rows) if config.has_rows else None
+        self.rows = rows
         self.first = FirstOrder(config.heads, config.lr_linear) if config.has_first_order else None
         self._begin(np.arange(self.size), None)
 
@@ -98,7 +109,7 @@ class RowSpace:
         """Rows as they were, without optimizer state: several passes for the dense layers without rows that
         overfit (Liu et al., MEDA, 2023).
         """
-        if self.rows is not None:
+        if self.rows is not None and not isinstance(self.rows, FrozenRows):
             self.rows.weights[:] = weights
             self.rows.momentum[:] = 0.0
 
@@ -112,7 +123,7 @@ class RowSpace:
             f"ids.{field}": ids.state() | ({"places": self._places[field]} if field in self._places else {})
             for field, ids in self.ids.items()
         }
-        if self.rows is not None:
+        if self.rows is not None and not isinstance(self.rows, FrozenRows):
             parts["rows"] = self.rows.state()
         if self.first is not None:
             parts["first"] = self.first.state()
@@ -130,8 +141,11 @@ class RowSpace:
             if field in self._places:
                 self._places[field] = np.array(part.pop("places"), np.int64)
             self.ids[field] = IdTable.from_state(part)
+        if isinstance(self.rows, FrozenRows):
+            self.rows = FrozenRows.from_state(parts["rows"])
+        elif self.rows is not None:
+            self.rows = self.rows.from_state(parts["rows"], self._config.lr_rows)
         if self.rows is not None:
-            self.rows = EmbeddingTable.from_state(parts["rows"], self._config.lr_rows)
             self.size = self.rows.rows
         if self.first is not None:
             self.first.restore(parts["first"])

@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from serving.channels.contract import Source
 from serving.channels.editorial import EditorialSource, Lists
 from serving.channels.fresh import FreshSource
+from serving.channels.names import EDITORIAL, FRESH, OWN_ITEMS, POPULARITY
 from serving.channels.neighbours import NeighbourSource
 from serving.channels.own import OwnItemsConfig, OwnItemsSource
 from serving.channels.popular import PopularSource
 from serving.channels.tower import TowerSource
 from serving.snapshot import Snapshot
-
-POPULARITY, OWN_ITEMS, EDITORIAL, FRESH = "popularity", "own_items", "editorial", "fresh"
-BUILT_IN = (POPULARITY, OWN_ITEMS, EDITORIAL, FRESH)
-"""Channels that every snapshot has, whatever its bundle was trained with."""
 
 
 def sources_of(snapshot: Snapshot, own: OwnItemsConfig, editorial: Lists) -> Mapping[str, Source]:
