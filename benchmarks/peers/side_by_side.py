@@ -54,8 +54,18 @@ BUDGET: dict[str, dict[str, tuple[str, ...]]] = {
     },
     COMPLETEJOURNEY: {
         "": ("--newest", "200000", "--max-refits", "2", "--max-epochs", "20"),
+        "rechub_youtube_dnn": (
+            "--newest",
+            "50000",
+            "--max-refits",
+            "1",
+            "--trials",
+            "4",
+            "--max-epochs",
+            "10",
+        ),
         "rechub_dssm": ("--newest", "100000", "--max-refits", "2", "--trials", "4", "--max-epochs", "10"),
-        "recbole_sasrec": ("--newest", "20000", "--max-refits", "2", "--trials", "2", "--max-epochs", "5"),
+        "recbole_sasrec": ("--newest", "20000", "--max-refits", "1", "--trials", "2", "--max-epochs", "5"),
         "recbole_bpr": ("--newest", "200000", "--max-refits", "2", "--trials", "2", "--max-epochs", "10"),
     },
 }
