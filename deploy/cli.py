@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from deploy.commands import backtest, config, consume, demo, replay, retrain, schedule, serve, up
+from deploy.commands import backtest, config, consume, demo, replay, retrain, schedule, serve, simulate, up
 from deploy.errors import StartError
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for verb in (up, consume, schedule, serve, retrain, replay, backtest, demo, config):
+for verb in (up, consume, schedule, serve, retrain, replay, backtest, simulate, demo, config):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.run)
 
 

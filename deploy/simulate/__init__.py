@@ -1,0 +1,1 @@
+"""A seeded world of users, items and trends that answers served lists with events: docs/simulate.md."""

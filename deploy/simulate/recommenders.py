@@ -1,0 +1,108 @@
+"""Who answers the simulated requests: the ceiling, two baselines; a running server is in over_http.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from deploy.simulate.actions import CLICK, Actions
+from deploy.simulate.randomness import Stream, generator
+from deploy.simulate.world import World
+from models.arrays import Int64Array
+
+_ORACLE_SCORES = 20_000_000  # scores in memory at once: 80 MB
+
+
+class Recommender(Protocol):
+    """Answers requests and is told what happened. It must not move the world."""
+
+    def lists(self, users: Int64Array, context: Mapping[str, str], k: int, ts_ms: Int64Array) -> Int64Array:
+        """Item IDs int64[n, k], best first, distinct, 0 = none, for user IDs int64[n] at ts_ms int64[n]."""
+        ...
+
+    def observe(self, actions: Actions) -> None:
+        """Called once a minute with the actions that happened in it, in order."""
+        ...
+
+
+class Oracle:
+    """The k items of highest true click probability: nothing can expect more clicks from the same state."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def lists(self, users: Int64Array, context: Mapping[str, str], k: int, ts_ms: Int64Array) -> Int64Array:
+        """See Recommender."""
+        served = np.zeros((len(users), k), np.int64)
+        rows = max(1, _ORACLE_SCORES // self.world.items.count)
+        for first in range(0, len(users), rows):
+            found = self.world.best(users[first : first + rows] - 1, k)
+            served[first : first + rows, : found.shape[1]] = found + 1
+        return served
+
+    def observe(self, actions: Actions) -> None:
+        """It knows the world already."""
+
+
+class Random:
+    """k distinct items out of all that are there, uniformly (Floyd's sampling, a column at a time)."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def lists(self, users: Int64Array, context: Mapping[str, str], k: int, ts_ms: Int64Array) -> Int64Array:
+        """See Recommender."""
+        rng = generator(self.world.config.seed, Stream.RECOMMENDER, self.world.step)
+        count, served = self.world.items.count, np.zeros((len(users), k), np.int64)
+        for place, last in enumerate(range(count - min(k, count) + 1, count + 1)):
+            drawn = rng.integers(1, last + 1, len(users))
+            taken = (served[:, :place] == drawn[:, None]).any(axis=1)
+            served[:, place] = np.where(taken, last, drawn)
+        # Floyd's set is uniform, its order is not: the last items come late.
+        return rng.permuted(served, axis=1)
+
+    def observe(self, actions: Actions) -> None:
+        """It learns nothing."""
+
+
+class Popular:
+    """The k items of most clicks, decayed; `explore` of the places get a random item, else nothing new is
+    ever shown.
+    """
+
+    def __init__(self, world: World, half_life_h: float, explore: float) -> None:
+        self.world, self.half_life_ms, self.explore = world, half_life_h * 3_600_000, explore
+        self._random = Random(world)
+        self._count = np.zeros(0)
+        self._as_of_ms = world.now_ms
+
+    def lists(self, users: Int64Array, context: Mapping[str, str], k: int, ts_ms: Int64Array) -> Int64Array:
+        """See Recommender."""
+        count = self._counts()
+        top = np.lexsort((np.arange(len(count)), -count))[:k] + 1
+        served = np.zeros((len(users), k), np.int64)
+        served[:, : len(top)] = top
+        others = self._random.lists(users, context, k, ts_ms)
+        rng = generator(self.world.config.seed, Stream.EXPLORE, self.world.step)
+        chosen = (rng.random(served.shape) < self.explore) & ~np.isin(others, top)
+        return np.where(chosen, others, served)
+
+    def observe(self, actions: Actions) -> None:
+        """Count the clicks; an older click counts half after every half-life."""
+        if not len(actions):
+            return
+        now_ms = int(actions.ts_ms[-1])
+        count = self._counts()
+        count *= 0.5 ** ((now_ms - self._as_of_ms) / self.half_life_ms)
+        clicks = actions.where(actions.kind == CLICK)
+        np.add.at(count, clicks.item, 0.5 ** ((now_ms - clicks.ts_ms) / self.half_life_ms))
+        self._as_of_ms = now_ms
+
+    def _counts(self) -> np.ndarray:
+        """float64[I], grown to the items there are."""
+        missing = self.world.items.count - len(self._count)
+        if missing:
+            self._count = np.concatenate([self._count, np.zeros(missing)])
+        return self._count
