@@ -106,7 +106,7 @@ def _print(figures: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "clicks per impression; expected clicks per place, of these lists and of the oracle's; regret: share of "
+        "clicks per impression; expected clicks per place, of these lists and the oracle's; regret: share of "
         "the oracle's that is missed; new: share of new items among the impressions",
         style="dim",
     )

@@ -61,7 +61,8 @@ class Random:
             taken = (served[:, :place] == drawn[:, None]).any(axis=1)
             served[:, place] = np.where(taken, last, drawn)
         # Floyd's set is uniform, its order is not: the last items come late.
-        return rng.permuted(served, axis=1)
+        served[:, :count] = rng.permuted(served[:, :count], axis=1)
+        return served
 
     def observe(self, actions: Actions) -> None:
         """It learns nothing."""
@@ -86,7 +87,7 @@ class Popular:
         served[:, : len(top)] = top
         others = self._random.lists(users, context, k, ts_ms)
         rng = generator(self.world.config.seed, Stream.EXPLORE, self.world.step)
-        chosen = (rng.random(served.shape) < self.explore) & ~np.isin(others, top)
+        chosen = (rng.random(served.shape) < self.explore) & (others > 0) & ~np.isin(others, top)
         return np.where(chosen, others, served)
 
     def observe(self, actions: Actions) -> None:
