@@ -27,6 +27,7 @@ def run(
         Path | None, typer.Option(help="File of the figures; default metrics.json beside the events.")
     ] = None,
     days: Annotated[float | None, typer.Option(help="Event time to simulate, days; default 3.")] = None,
+    warm_days: Annotated[float | None, typer.Option(help="Days that popular answers first.")] = None,
     requests_per_day: Annotated[int | None, typer.Option(help="Mean; default 20000.")] = None,
     k: Annotated[int | None, typer.Option(help="Items of a list; default 10.")] = None,
     users: Annotated[int | None, typer.Option(help="Users; default 10000.")] = None,
@@ -56,14 +57,14 @@ def run(
 
         freshrecall simulate --recommender popular --days 3 --out simulated/events.parquet
 
-        freshrecall simulate --recommender http --url http://127.0.0.1:8000 --kafka 127.0.0.1:9092 --speed 600
+        freshrecall simulate --recommender http --days 6 --warm-days 3 --kafka 127.0.0.1:9092
     """
     from deploy.simulate.run import Order, simulate
     from deploy.simulate.settings import settings_of
 
     given = {
-        "run.days": days, "run.requests_per_day": requests_per_day, "run.k": k, "world.users": users,
-        "world.items": items, "world.new_items_a_day": new_items_a_day, "world.seed": seed,
+        "run.days": days, "run.warm_days": warm_days, "run.requests_per_day": requests_per_day,
+        "run.k": k, "world.users": users, "world.items": items, "world.new_items_a_day": new_items_a_day, "world.seed": seed,
         "world.start_ms": start_ms,
     }  # fmt: skip
     settings = settings_of(world, given)

@@ -48,6 +48,7 @@ class RunConfig(BaseModel):
 
     days: float = Field(3.0, gt=0, description="Event time to simulate, days.")
     requests_per_day: int = Field(20_000, ge=1, description="Mean; more in the evening than at night.")
+    warm_days: float = Field(0.0, ge=0, description="Days that `popular` answers first, to learn from.")
     k: int = Field(10, ge=1, le=1000, description="Items of a served list.")
     explore: float = Field(0.2, ge=0, le=1, description="Share of random items in the lists of `popular`.")
     popular_half_life_h: float = Field(12.0, gt=0, description="Half-life of the counts of `popular`.")

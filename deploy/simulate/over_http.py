@@ -16,6 +16,7 @@ from deploy.simulate.world import World
 from models.arrays import Int64Array
 
 AT_ONCE = 32
+POLL_S = 0.2
 
 
 class Http:
@@ -55,6 +56,17 @@ class Http:
     def observe(self, actions: Actions) -> None:
         """The server hears of them through Kafka."""
 
+    def wait_ready(self, limit_s: float = 600.0) -> None:
+        """Wait until the server has something to answer with. Raises StartError after limit_s."""
+        end_s = time.monotonic() + limit_s
+        while not self._loop.run_until_complete(self._ready()):
+            if time.monotonic() > end_s:
+                raise StartError(
+                    f"{self.url}/readyz: expected 200 within {limit_s:g} s, as the warm days are over; look "
+                    "at the log of `freshrecall schedule`, or give more warm_days"
+                )
+            time.sleep(POLL_S)
+
     def close(self) -> None:
         """End all connections."""
         self._loop.run_until_complete(self._client.aclose())
@@ -70,6 +82,12 @@ class Http:
             p50, p99 = np.percentile(self.latency_ms, [50, 99])
             found |= {"latency_p50_ms": round(float(p50), 2), "latency_p99_ms": round(float(p99), 2)}
         return found
+
+    async def _ready(self) -> bool:
+        try:
+            return (await self._client.get("/readyz")).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     async def _all(
         self, users: Int64Array, context: Mapping[str, str], ts_ms: Int64Array, served: Int64Array

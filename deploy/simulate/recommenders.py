@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -107,3 +107,33 @@ class Popular:
         if missing:
             self._count = np.concatenate([self._count, np.zeros(missing)])
         return self._count
+
+
+class Warmed:
+    """`first` answers until event time `until_ms`, then `second`, which has events to have learned from."""
+
+    def __init__(
+        self,
+        world: World,
+        first: Recommender,
+        second: Recommender,
+        until_ms: int,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        """begin: called once, before `second` is first asked."""
+        self.world, self.first, self.second = world, first, second
+        self.until_ms, self._begin, self._begun = until_ms, begin, False
+
+    def lists(self, users: Int64Array, context: Mapping[str, str], k: int, ts_ms: Int64Array) -> Int64Array:
+        """See Recommender."""
+        if self.world.now_ms < self.until_ms:
+            return self.first.lists(users, context, k, ts_ms)
+        if not self._begun:
+            self._begun = True
+            self._begin()
+        return self.second.lists(users, context, k, ts_ms)
+
+    def observe(self, actions: Actions) -> None:
+        """Both hear of everything."""
+        self.first.observe(actions)
+        self.second.observe(actions)

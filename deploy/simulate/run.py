@@ -17,7 +17,7 @@ from deploy.errors import StartError
 from deploy.simulate.config import DAY_MS, RunConfig, WorldConfig
 from deploy.simulate.loop import Progress, Simulation, Sink
 from deploy.simulate.over_http import Http
-from deploy.simulate.recommenders import Oracle, Popular, Random, Recommender
+from deploy.simulate.recommenders import Oracle, Popular, Random, Recommender, Warmed
 from deploy.simulate.sinks import KafkaSink, ParquetSink
 from deploy.simulate.world import World
 from stream.topics import KafkaConfig
@@ -47,8 +47,8 @@ def simulate(order: Order, progress: Progress = lambda minutes, ts_ms, events: N
     """
     began_s = time.perf_counter()
     world = World(order.world)
-    with _sink(order, world) as sink, _recommender(order, world) as recommender:
-        simulation = Simulation(world, order.run, recommender, sink)
+    with _recommender(order, world) as recommender, _sink(order, world) as sink:
+        simulation = Simulation(world, order.run, _warmed(order, world, recommender), sink)
         simulation.run(progress)
     wall_s = time.perf_counter() - began_s
     figures: dict[str, Any] = {
@@ -96,6 +96,15 @@ def check_times(order: Order, now_ms: int) -> None:
             f"clock ({now_ms}), as consumers refuse events of the future; begin before "
             f"{now_ms - round(order.run.days * DAY_MS)}, or give --speed 1"
         )
+
+
+def _warmed(order: Order, world: World, recommender: Recommender) -> Recommender:
+    if not order.run.warm_days:
+        return recommender
+    popular = Popular(world, order.run.popular_half_life_h, order.run.explore)
+    until_ms = order.world.start_ms + round(order.run.warm_days * DAY_MS)
+    begin = recommender.wait_ready if isinstance(recommender, Http) else lambda: None
+    return Warmed(world, popular, recommender, until_ms, begin)
 
 
 @contextmanager

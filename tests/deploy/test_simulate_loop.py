@@ -22,7 +22,7 @@ from deploy.simulate import run as run_file
 from deploy.simulate.config import RunConfig, WorldConfig
 from deploy.simulate.loop import Simulation
 from deploy.simulate.over_http import Http
-from deploy.simulate.recommenders import Oracle, Popular, Random, Recommender
+from deploy.simulate.recommenders import Oracle, Popular, Random, Recommender, Warmed
 from deploy.simulate.run import Order, check_times, simulate
 from deploy.simulate.settings import settings_of
 from deploy.simulate.sinks import KafkaSink
@@ -250,6 +250,30 @@ def test_a_server_is_asked_and_its_failures_are_served_nothing() -> None:
     assert "slow" in found["first_failure"] or "503" in found["first_failure"]
     figures = Simulation(world, RUN, http, Kept())
     figures.minute()
+    http.close()
+
+
+def test_warm_days_are_answered_by_popular_and_the_server_is_waited_for() -> None:
+    world, states = World(WORLD), iter((503, 503, 200))
+
+    def late(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/readyz":
+            return httpx.Response(next(states))
+        return answering(request)
+
+    http = Http(world, "http://there", transport=httpx.MockTransport(late))
+    popular = MAKE["popular"](world)
+    warmed = Warmed(world, popular, http, WORLD.start_ms + 60_000, http.wait_ready)
+    users, ts_ms = np.arange(3, 9), np.full(6, world.now_ms)
+    assert (warmed.lists(users, {"scene": "feed"}, 4, ts_ms) > 0).all()
+    world.advance()
+    assert http.summary()["answered"] == 0  # nobody asked it yet
+    assert warmed.lists(users, {"scene": "feed"}, 4, ts_ms)[2].tolist() == [5, 7, 4, 0]
+    assert next(states, None) is None
+    with pytest.raises(StartError, match="expected 200 within"):
+        Http(world, "http://there", transport=httpx.MockTransport(lambda _: httpx.Response(404))).wait_ready(
+            0
+        )
     http.close()
 
 
