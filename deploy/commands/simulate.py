@@ -26,17 +26,18 @@ def run(
     metrics: Annotated[
         Path | None, typer.Option(help="File of the figures; default metrics.json beside the events.")
     ] = None,
-    days: Annotated[float | None, typer.Option(help="Event time to simulate, days; default 3.")] = None,
+    days: Annotated[float | None, typer.Option(help="Event time to simulate, days.")] = None,
     warm_days: Annotated[float | None, typer.Option(help="Days that popular answers first.")] = None,
-    requests_per_day: Annotated[int | None, typer.Option(help="Mean; default 20000.")] = None,
-    k: Annotated[int | None, typer.Option(help="Items of a list; default 10.")] = None,
-    users: Annotated[int | None, typer.Option(help="Users; default 10000.")] = None,
-    items: Annotated[int | None, typer.Option(help="Items at the start; default 20000.")] = None,
-    new_items_a_day: Annotated[int | None, typer.Option(help="Default 1000.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything; default 7.")] = None,
+    requests_per_day: Annotated[int | None, typer.Option(help="Mean number.")] = None,
+    k: Annotated[int | None, typer.Option(help="Items of a list.")] = None,
+    users: Annotated[int | None, typer.Option(help="Number of users.")] = None,
+    items: Annotated[int | None, typer.Option(help="Items at the start.")] = None,
+    new_items_a_day: Annotated[int | None, typer.Option(help="Items that arrive evenly over a day.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
     start_ms: Annotated[int | None, typer.Option(help="Event time of the first minute, ms.")] = None,
     world: Annotated[
-        Path | None, typer.Option(help="TOML file with sections [world] and [run]: docs/simulate.md.")
+        Path | None,
+        typer.Option(help="TOML file of sections world and run: docs/simulate.md has their defaults."),
     ] = None,
     url: Annotated[str, typer.Option(help="Server of recommender http.")] = "http://127.0.0.1:8000",
     timeout_s: Annotated[float, typer.Option(min=0.001, help="Of a request of recommender http.")] = 2.0,
@@ -64,8 +65,8 @@ def run(
 
     given = {
         "run.days": days, "run.warm_days": warm_days, "run.requests_per_day": requests_per_day,
-        "run.k": k, "world.users": users, "world.items": items, "world.new_items_a_day": new_items_a_day, "world.seed": seed,
-        "world.start_ms": start_ms,
+        "run.k": k, "world.users": users, "world.items": items,
+        "world.new_items_a_day": new_items_a_day, "world.seed": seed, "world.start_ms": start_ms,
     }  # fmt: skip
     settings = settings_of(world, given)
     system = configured(config, data_dir, kafka) if out is None else None

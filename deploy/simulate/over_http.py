@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from deploy.simulate.actions import Actions
 from deploy.simulate.world import World
 from models.arrays import Int64Array
 
+log = logging.getLogger(__name__)
 AT_ONCE = 32
 POLL_S = 0.2
 
@@ -59,11 +61,12 @@ class Http:
     def wait_ready(self, limit_s: float = 600.0) -> None:
         """Wait until the server has something to answer with. Raises StartError after limit_s."""
         end_s = time.monotonic() + limit_s
+        log.warning("waiting for %s/readyz; the first bundle is made by `freshrecall retrain`", self.url)
         while not self._loop.run_until_complete(self._ready()):
             if time.monotonic() > end_s:
                 raise StartError(
-                    f"{self.url}/readyz: expected 200 within {limit_s:g} s, as the warm days are over; look "
-                    "at the log of `freshrecall schedule`, or give more warm_days"
+                    f"{self.url}/readyz: expected 200 within {limit_s:g} s, as the warm days are over; make "
+                    "the first bundle with `freshrecall retrain`"
                 )
             time.sleep(POLL_S)
 

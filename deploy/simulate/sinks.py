@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from deploy.errors import StartError
 from stream.producer import EventProducer, changes_of
 
+BEHIND_S = 1.0
+"""What a paced run may catch up."""
 _ROWS = 200_000  # of a row group: a minute's events alone would make many tiny ones
 
 
@@ -102,6 +104,9 @@ class KafkaSink:
             if wait_s > 0:
                 self.producer.flush()
                 self._sleep(wait_s)
+            elif wait_s < -BEHIND_S:
+                # After a stall, such as a wait for the server: on at the chosen speed, no rush to catch up.
+                self._start_s -= wait_s + BEHIND_S
         self.producer.send_table(events)
 
 

@@ -225,6 +225,10 @@ def test_kafka_gets_users_items_and_events_when_their_time_has_come() -> None:
     assert producer.changes["items"][-1].ts_ms > WORLD.start_ms
     assert producer.changes["items"][0].attributes.keys() == {"author", "category", "price", "duration_s"}
     assert clock[0] - 100.0 == pytest.approx(6.0, abs=0.2)  # an hour at 600 seconds a second
+    clock[0] += 50.0  # a stall is no reason to hurry afterwards
+    for _ in range(60):
+        simulation.minute()
+    assert clock[0] - 100.0 == pytest.approx(6.0 + 50.0 + 6.0 - 1.0, abs=0.3)
 
 
 def answering(request: httpx.Request) -> httpx.Response:
@@ -307,3 +311,10 @@ def test_events_of_the_future_are_refused_before_they_are_sent() -> None:
     check_times(Order(WORLD, RUN, "random", Path("metrics.json"), speed=1.0), WORLD.start_ms)
     with pytest.raises(StartError, match="got neither"):
         simulate(order)
+
+
+def test_the_page_has_every_setting_as_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "simulate.md").read_text(encoding="utf-8")
+    for model in (WorldConfig, RunConfig):
+        for name, field in model.model_fields.items():
+            assert f"| `{name}` | {field.default} | {field.description} |" in page
