@@ -36,7 +36,9 @@ class WorldConfig(BaseModel):
     position_bias: float = Field(0.5, ge=0, description="P(seen at place j) = (1 + j) ** -position_bias.")
     long_view_ms: int = Field(18_000, gt=0, description="Watched so long, or to the end: a long view.")
     like_logit: float = Field(-3.0, description="Added to the click logit to get that of a like.")
-    purchase_share: float = Field(0.05, ge=0, le=1, description="P(purchase | click) of a complete view.")
+    purchase_share: float = Field(
+        0.05, ge=0, le=1, description="P(purchase) after a click and a complete view."
+    )
     purchase_delay_h: float = Field(2.0, gt=0, description="Mean hours from click to purchase.")
     horizon_h: float = Field(24.0, gt=0, description="No action later than so long after its request.")
 
