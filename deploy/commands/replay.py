@@ -22,7 +22,7 @@ def progress_bar() -> "Progress":
     return Progress(moment, BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn())
 
 
-def _speed(text: str) -> str:
+def speed_of(text: str) -> str:
     if text == "max":
         return text
     try:
@@ -42,7 +42,7 @@ def run(
         ),
     ],
     speed: Annotated[
-        str, typer.Option(callback=_speed, help="Event seconds per wall second, or [bold]max[/].")
+        str, typer.Option(callback=speed_of, help="Event seconds per wall second, or [bold]max[/].")
     ] = "3600",
     from_ms: Annotated[int | None, typer.Option(help="First event time to send, ms.")] = None,
     to_ms: Annotated[int | None, typer.Option(help="Event time to stop before, ms.")] = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.commands.replay import _speed, progress_bar
+from deploy.commands.replay import speed_of, progress_bar
 from deploy.options import ConfigFile, DataDir, Kafka, configured
 
 
@@ -43,7 +43,7 @@ def run(
     timeout_s: Annotated[float, typer.Option(min=0.001, help="Of a request of recommender http.")] = 2.0,
     speed: Annotated[
         str,
-        typer.Option(callback=_speed, help="Into Kafka: event seconds per wall second, or [bold]max[/]."),
+        typer.Option(callback=speed_of, help="Into Kafka: event seconds per wall second, or [bold]max[/]."),
     ] = "max",
     config: ConfigFile = None,
     data_dir: DataDir = None,
