@@ -23,6 +23,7 @@ def progress_bar() -> "Progress":
 
 
 def speed_of(text: str) -> str:
+    """The option as given: "max" or a number above 0; BadParameter for anything else."""
     if text == "max":
         return text
     try:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.commands.replay import speed_of, progress_bar
+from deploy.commands.replay import progress_bar, speed_of
 from deploy.options import ConfigFile, DataDir, Kafka, configured
 
 
