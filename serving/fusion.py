@@ -117,10 +117,11 @@ def with_guaranteed(
             others = tuple(one for one in said[key] if one.channel != name)
             joined.append(Fused(key, 0.0, (first, *others)))
             there[key] = joined[-1]
-    room = max(k - len(joined), 0)
-    free = [one for one in fused[:k] if one.key not in held]
-    dropped = {one.key for one in free[max(len(free) - max(len(fused[:k]) - room, 0), 0) :]}
-    return ([one for one in fused[:k] if one.key not in dropped] + joined)[:k]
+    listed = fused[:k]
+    free = [one for one in listed if one.key not in held]
+    too_many = max(len(listed) + len(joined) - k, 0)
+    dropped = {one.key for one in free[max(len(free) - too_many, 0) :]}
+    return [*(one for one in listed if one.key not in dropped), *joined][:k]
 
 
 def all_keys(rankings: Mapping[str, Ranking]) -> list[str]:

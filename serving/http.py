@@ -98,8 +98,9 @@ class Api:
         ts_ms = body.ts_ms or self._moment_ms(snapshot, profile)
         asking = ask(snapshot, body, profile, ts_ms, self.config, self._editorial.lists())
         gathered = await self._lanes.gather(asking.candidate_calls(), asking.limits_s)
-        keys, scores, dropped = all_keys(gathered.answers), {}, gathered.dropped
+        keys, scores, dropped = [], {}, gathered.dropped
         if asking.blend:
+            keys = all_keys(gathered.answers)
             scored = await self._lanes.gather(asking.score_calls(keys), asking.limits_s)
             scores, dropped = scored.answers, {**scored.dropped, **dropped}
         staged = merged(asking, gathered.answers, keys, scores)

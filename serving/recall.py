@@ -110,8 +110,9 @@ def recall(
     """
     asking = ask(snapshot, request, profile, ts_ms, config, editorial)
     rankings = {name: call() for name, call in asking.candidate_calls().items()}
-    keys, scores = all_keys(rankings), {}
+    keys, scores = [], {}
     if asking.blend:
+        keys = all_keys(rankings)
         scores = {name: call() for name, call in asking.score_calls(keys).items()}
     staged = merged(asking, rankings, keys, scores)
     for place, (name, stage, _) in enumerate(asking.stages):
