@@ -78,7 +78,8 @@ class Lanes:
         asked: dict[str, asyncio.Future[T]] = {}
         for name, call in calls.items():
             lane = self._lane(name)
-            running_s = 0.0 if lane.began_s is None else began_s - lane.began_s
+            since_s = lane.began_s  # read once: the lane writes it
+            running_s = 0.0 if since_s is None else began_s - since_s
             if running_s > limits_s[name]:
                 dropped[name] = f"skipped: its last call has been running for {1000 * running_s:.0f} ms"
             else:
