@@ -17,6 +17,8 @@ import numpy as np
 
 from models.arrays import Float32Array, Tensors, UInt8Array
 
+POPULARITY = "popularity"
+"""Name of the popularity channel, by which its weight is fitted and served."""
 _LOWEST, _HIGHEST = -5.0, 8.0  # of a standardised score: a lone peak must not outvote every other channel
 
 

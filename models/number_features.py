@@ -24,6 +24,14 @@ def number_values(column: pa.Array | None, rows: int) -> Float64Array:
     return values
 
 
+def transformed(x: Float64Array, transform: str) -> Float64Array:
+    """A further form of numbers float64[N]: "log" of 1 + |x| and "sqrt" of |x| with x's sign, or "square"."""
+    if transform == "square":
+        return x * x
+    sized: Float64Array = np.log1p(np.abs(x)) if transform == "log" else np.sqrt(np.abs(x))
+    return np.sign(x) * sized
+
+
 class NumberScaling:
     """Raw numbers float32[N, M] (nan = missing) -> tower inputs float32[N, width].
 
@@ -48,13 +56,7 @@ class NumberScaling:
         for place, feature in enumerate(self._features):
             x = raw[:, place].astype(np.float64)
             columns.append(x)
-            for transform in feature.transforms:
-                if transform == "log":
-                    columns.append(np.sign(x) * np.log1p(np.abs(x)))
-                elif transform == "square":
-                    columns.append(x * x)
-                else:
-                    columns.append(np.sign(x) * np.sqrt(np.abs(x)))
+            columns += [transformed(x, transform) for transform in feature.transforms]
             columns.append(np.isnan(x).astype(np.float64))
         return np.stack(columns, axis=1) if columns else np.empty((len(raw), 0))
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from models.arrays import BoolArray, Float32Array, Int64Array
 from models.artifact import Artifact
-from models.blend import Blend
+from models.blend import POPULARITY, Blend
 from models.blend_candidates import Said, candidates
 from models.blend_fit import BlendRows, fit_blend
 from models.bundle import BLEND_FILE, POPULARITY_FILE, neighbours_file
@@ -30,7 +30,6 @@ from models.query import Queries
 from models.retrieve import dense_scores
 from models.samplers import uniform_by_key
 
-POPULARITY = "popularity"
 _BLOCK = 64
 """Targets asked at once: a block's scores are float32[64, items] per channel."""
 

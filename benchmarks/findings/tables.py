@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks import pages
 from benchmarks.findings import figures, results
 from benchmarks.findings.data import KUAIRAND, NAMES
 from benchmarks.findings.experiments import CLAIMS, CLASSICAL, EXPERIMENTS, MODELS, SHOWN, UPDATES, Experiment
@@ -253,15 +254,8 @@ PARTS: dict[str, Callable[..., str]] = {
 
 
 def filled(text: str, data: Results) -> str:
-    """A page with its parts written anew. Raises ValueError for a part of an unknown name."""
-
-    def part(found: re.Match[str]) -> str:
-        kind, _, argument = found[2].partition(": ")
-        if kind not in PARTS:
-            raise ValueError(f"findings: expected one of {', '.join(PARTS)}, got {kind!r}")
-        return f"{found[1]}\n{PARTS[kind](data, *([argument] if argument else []))}\n\n{found[3]}"
-
-    return PART.sub(part, text)
+    """The page with its parts written anew. Raises ValueError for a part of an unknown name."""
+    return pages.filled(text, PART, PARTS, data)
 
 
 def main(check: bool) -> int:

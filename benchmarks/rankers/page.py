@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import pages
 from benchmarks.findings.figures import table
 from benchmarks.rankers.experiments import BASELINE, EXPERIMENTS, SCENES, TASKS
 from benchmarks.rankers.results import FILE
@@ -172,14 +173,7 @@ PARTS: dict[str, Callable[..., str]] = {
 
 def filled(text: str, data: Results) -> str:
     """The page with its parts written anew. Raises ValueError for a part of an unknown name."""
-
-    def part(found: re.Match[str]) -> str:
-        kind, _, argument = found[2].partition(": ")
-        if kind not in PARTS:
-            raise ValueError(f"rankers: expected one of {', '.join(PARTS)}, got {kind!r}")
-        return f"{found[1]}\n{PARTS[kind](data, *([argument] if argument else []))}\n\n{found[3]}"
-
-    return PART.sub(part, text)
+    return pages.filled(text, PART, PARTS, data)
 
 
 def main(check: bool) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from models.arrays import Float32Array, Float64Array, Int64Array, Tensors
 from models.feature_config import FeatureConfig
+from models.number_features import transformed
 from models.ranking.rank_config import NumberScale
 
 _WITHIN = 5.0
@@ -50,13 +51,7 @@ class NumberEncoding:
         for place, names in enumerate(self._transforms):
             x = raw[:, place].astype(np.float64)
             columns.append(x)
-            for name in names:
-                if name == "log":
-                    columns.append(np.sign(x) * np.log1p(np.abs(x)))
-                elif name == "square":
-                    columns.append(x * x)
-                else:
-                    columns.append(np.sign(x) * np.sqrt(np.abs(x)))
+            columns += [transformed(x, name) for name in names]
         return np.stack(columns, axis=1) if columns else np.empty((len(raw), 0))
 
     def fit(self, raw: Float32Array) -> None:

@@ -1,5 +1,9 @@
 """Names of the built-in channels."""
 
-POPULARITY, OWN_ITEMS, EDITORIAL, FRESH = "popularity", "own_items", "editorial", "fresh"
+from models.blend import POPULARITY
+
+__all__ = ["BUILT_IN", "EDITORIAL", "FRESH", "OWN_ITEMS", "POPULARITY"]
+
+OWN_ITEMS, EDITORIAL, FRESH = "own_items", "editorial", "fresh"
 BUILT_IN = (POPULARITY, OWN_ITEMS, EDITORIAL, FRESH)
 """Channels that every snapshot has, whatever its bundle was trained with."""
