@@ -97,7 +97,8 @@ GROUPS = {
         "hard negatives", "training", "inputs", "popularity", "history", "features",
     ),
     COMPLETEJOURNEY: (
-        "models", "claims", "fused", "intervals", "logq", "inputs", "popularity", "own items",
+        "models", "claims", "fused", "intervals", "logq", "samplers", "hard negatives", "inputs",
+        "popularity", "own items",
     ),
 }  # fmt: skip
 """Where not all are run: movietweetings has no repeats worth a score of their own; a year of purchases takes
