@@ -14,9 +14,9 @@ from deploy.backtest.replay import Answer
 from deploy.backtest.targets import Targets
 from models.arrays import BoolArray, Float64Array, Int64Array
 
-CUTS = (10, 50, 100)
+CUTS = (10, 20, 50, 100)
 NAMES = (*(f"recall@{k}" for k in CUTS), "ndcg@100", "popularity_skew")
-COMPARED = ("recall@50", "ndcg@100")
+COMPARED = ("recall@20", "recall@50", "ndcg@100")
 ROUNDS = 1000
 
 Key = tuple[str, str, str]
@@ -24,7 +24,7 @@ Key = tuple[str, str, str]
 
 
 def values_of(rank: Float64Array) -> Float64Array:
-    """float64[n, 4] of ranks (number of better items): hits at 10, 50, 100, and ndcg at 100.
+    """float64[n, 5] of ranks (number of better items): hits at CUTS, and ndcg at 100.
 
     One relevant item: ndcg = 1 / log2(rank + 2) within the first 100, else 0.
     """

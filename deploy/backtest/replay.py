@@ -17,12 +17,13 @@ import pyarrow as pa
 from deploy.backtest.channels import Channel, channel_of
 from deploy.backtest.events import EventStream
 from deploy.backtest.fused import FusedChannel, lead_start_ms
+from deploy.backtest.moment_signals import MomentSignals
 from deploy.backtest.observer import Block, Observer
 from deploy.backtest.plan import Step
 from deploy.backtest.plan import steps as cut_steps
 from deploy.backtest.ranking import ranked
 from deploy.backtest.served import Items, Served
-from deploy.backtest.settings import FUSED, Settings
+from deploy.backtest.settings import FUSED, PRERANK, Settings
 from deploy.backtest.snapshot import Snapshot
 from deploy.backtest.strategies import Strategy
 from deploy.backtest.targets import History, Targets
@@ -99,13 +100,17 @@ class Replay:
 
     def __post_init__(self) -> None:
         self.seconds: Counter[str] = Counter()
-        shown = [name for name in self.settings.channels if name != FUSED]
+        shown = [name for name in self.settings.channels if name not in (FUSED, PRERANK)]
         self._sources: dict[str, Channel] = {
             name: channel_of(name, self.settings.recipe, self.targets)
             for name in dict.fromkeys([*shown, *self.settings.blended])
         }
         self._shown = frozenset(shown)
-        self.fused = FusedChannel(self.settings.blended, self.targets, self.k, self.settings.shuffle_seed)
+        signals = None
+        if PRERANK in self.settings.channels:
+            signals = MomentSignals(self.stream.events, self.targets, self.settings.recipe.positives)
+        seed = self.settings.shuffle_seed
+        self.fused = FusedChannel(self.settings.blended, self.targets, self.k, seed, signals)
 
     def run(
         self, steps: Sequence[Step], rows: Int64Array, progress: Progress = lambda what, done, of: None
@@ -214,10 +219,15 @@ class Replay:
             if said:
                 with _Timed(self.seconds, FUSED):
                     for scope in dict.fromkeys(["all", *self.scopes]):
-                        answer = self.fused.answer(
+                        answers = self.fused.answer(
                             one.strategy.name, said, block.rows, history, ~again, roles.learned, scope
                         )
-                        found.append((FUSED, scope, max(len(one_said.codes) for one_said in said), *answer))
+                        items_in_all = max(len(one_said.codes) for one_said in said)
+                        found += [
+                            (name, scope, items_in_all, order.kept, order.rank, order.best)
+                            for name, order in answers.items()
+                            if name in self.settings.channels
+                        ]
             for name, scope, candidates, kept, rank, best in found:
                 counts = roles.asked[kept]
                 if scope in self.scopes and counts.any():

@@ -19,7 +19,8 @@ from models.item_to_item import ItemToItemConfig
 from models.model_config import Kind, ModelConfig
 from updater.state import Recipe
 
-POPULARITY, OWN_ITEMS, FUSED = "popularity", "own_items", "fused"
+POPULARITY, OWN_ITEMS = "popularity", "own_items"
+FUSED, PRERANK = "fused", "prerank"
 BLENDED = ("two_tower", "sequence", "item_cf", "swing", POPULARITY, OWN_ITEMS)
 """What `fused` blends where nothing else is named: two ways to read a history, two kinds of neighbours, what
 is popular, and what was had before.
@@ -30,7 +31,7 @@ _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 @dataclass(frozen=True)
 class Settings:
     """What is learned and by which clock. channels: those that are shown; blended: those that make up
-    `fused`, empty where it is not asked for.
+    `fused` and `prerank`, empty where neither is asked for.
     """
 
     recipe: Recipe
@@ -79,7 +80,7 @@ def settings_of(
     item_channels: dict[str, ItemToItemConfig] = {}
     kinds = get_args(ItemToItemConfig.model_fields["kind"].annotation)
     for name in dict.fromkeys([*channels, *blended]):
-        if name in (POPULARITY, OWN_ITEMS, FUSED):
+        if name in (POPULARITY, OWN_ITEMS, FUSED, PRERANK):
             continue
         if name in config.channels or (name in kinds and name not in config.models):
             own = config.channels.get(name) or ItemToItemConfig.model_validate({"kind": name})
@@ -89,7 +90,8 @@ def settings_of(
         if given is None and name in get_args(Kind):
             given = ModelConfig.model_validate({"kind": name, "day_timezone": zone, **(derived or {})})
         if given is None:
-            known = [*config.models, *config.channels, POPULARITY, OWN_ITEMS, FUSED, *kinds, *get_args(Kind)]
+            built_in = (POPULARITY, OWN_ITEMS, FUSED, PRERANK)
+            known = [*config.models, *config.channels, *built_in, *kinds, *get_args(Kind)]
             raise StartError(f"channels: expected some of {', '.join(dict.fromkeys(known))}, got {name!r}")
         changes: dict[str, object] = {"positives": tuple(positives)}
         if day_timezone:
@@ -110,10 +112,12 @@ def settings_of(
 
 
 def _blended(channels: Sequence[str], config: Config) -> tuple[str, ...]:
-    """The channels that are asked for beside `fused`; without any, the configuration's; else BLENDED."""
-    if FUSED not in channels:
+    """The channels that are asked for beside `fused` and `prerank`; without any, the configuration's; else
+    BLENDED.
+    """
+    if FUSED not in channels and PRERANK not in channels:
         return ()
-    named = tuple(name for name in dict.fromkeys(channels) if name != FUSED)
+    named = tuple(name for name in dict.fromkeys(channels) if name not in (FUSED, PRERANK))
     declared = "models" in config.model_fields_set or "channels" in config.model_fields_set
     if declared:
         return named or (*config.models, *config.channels, POPULARITY, OWN_ITEMS)

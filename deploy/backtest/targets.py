@@ -36,11 +36,13 @@ class History:
 class Targets:
     """All N targets; row n is number n.
 
-    ts_ms: int64[N]; user, item, request: int32 / int32 / int64[N] codes. user_keys, item_keys: key text by
+    ts_ms: int64[N]; asked_ms: int64[N] when its request began: the earliest event of that request, of any
+    kind; user, item, request: int32 / int32 / int64[N] codes. user_keys, item_keys: key text by
     code, in order of first appearance in the table, so that events to come change no code.
     """
 
     ts_ms: Int64Array
+    asked_ms: Int64Array
     user: Int32Array
     item: Int32Array
     request: Int64Array
@@ -100,16 +102,23 @@ def targets_of(events: pa.Table, kinds: Sequence[str]) -> Targets:
     """Targets among events in canonical order (columns ts_ms, user_id, item_id, kind, request_id)."""
     users, items = (_codes(events[name]) for name in ("user_id", "item_id"))
     chosen = np.flatnonzero(pc.is_in(events["kind"], pa.array(list(kinds), pa.string())).to_numpy())
-    ts_ms = np.array(events["ts_ms"], np.int64)[chosen]
-    requests = events["request_id"].combine_chunks().take(pa.array(chosen)).dictionary_encode()
-    request = np.array(requests.indices, np.int64)
+    every_ms = np.array(events["ts_ms"], np.int64)
+    ts_ms = every_ms[chosen]
+    requests = events["request_id"].combine_chunks().dictionary_encode()
+    codes = np.array(requests.indices, np.int64)
+    begin_ms = np.full(len(requests.dictionary), np.iinfo(np.int64).max)
+    np.minimum.at(begin_ms, codes, every_ms)
+    request = codes[chosen]
     alone = np.array(pc.equal(requests.dictionary, ""), bool)[request]
+    asked_ms = np.where(alone, ts_ms, begin_ms[request])
     request[alone] = len(requests.dictionary) + np.flatnonzero(alone)
     item = users[0][:0] if not len(chosen) else items[0][chosen]
     _, first = np.unique(request * (len(items[1]) + 1) + item, return_index=True)
     first.sort()
     user = users[0][chosen]
-    return Targets(ts_ms[first], user[first], item[first], request[first], users[1], items[1])
+    return Targets(
+        ts_ms[first], asked_ms[first], user[first], item[first], request[first], users[1], items[1]
+    )
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Int32Array, pa.Array]:

@@ -104,9 +104,11 @@ def test_fewer_items_than_asked_for_leave_places_empty() -> None:
 
 def test_metrics_of_ranks() -> None:
     values = values_of(np.array([0.0, 9.5, 49.5, 99.0, 100.0, np.inf]))
-    assert values[:, :3].tolist() == [[1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    ten, twenty, fifty, hundred = values[:, :4].T.tolist()
+    assert (ten, twenty) == ([1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0])
+    assert (fifty, hundred) == ([1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0])
     np.testing.assert_allclose(
-        values[:, 3], [1.0, 1 / np.log2(11.5), 1 / np.log2(51.5), 1 / np.log2(101), 0.0, 0.0]
+        values[:, 4], [1.0, 1 / np.log2(11.5), 1 / np.log2(51.5), 1 / np.log2(101), 0.0, 0.0]
     )
 
 

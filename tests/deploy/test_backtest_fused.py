@@ -10,14 +10,18 @@ import pytest
 
 from deploy.backtest.events import event_stream
 from deploy.backtest.fused import FusedChannel, lead_start_ms
+from deploy.backtest.moment_signals import MomentSignals
 from deploy.backtest.run import backtest
 from deploy.backtest.targets import Targets, targets_of
 from models.blend import Blend, blend_features
 from models.blend_candidates import Said
+from models.item_signals import SIGNALS
+from models.prerank import Prerank, prerank_inputs
 from tests.deploy.backtest_data import HOUR, POSITIVES, START, event_table, write_tables
 from tests.deploy.test_backtest import lists_of, question
 
-CHANNELS = ("small", "popularity", "item_cf", "fused")
+CHANNELS = ("small", "popularity", "item_cf", "fused", "prerank")
+OURS = ("fused", "prerank")
 FROM_MS = START + 40 * HOUR + 11 * 60_000
 
 
@@ -55,7 +59,8 @@ def test_answers_by_brute_force() -> None:
     history = targets.before(rows)
     unseen = np.array([row % 2 == 0 for row in range(n)])
     for scope in ("all", "new"):
-        kept, rank, best = channel.answer("s", said, rows, history, unseen, np.zeros(n, bool), scope)
+        found = channel.answer("s", said, rows, history, unseen, np.zeros(n, bool), scope)
+        kept, rank, best = found["fused"].kept, found["fused"].rank, found["fused"].best
         assert kept.tolist() == (list(range(n)) if scope == "all" else np.flatnonzero(unseen).tolist())
         for at, row in enumerate(kept):
             barred = set()
@@ -78,6 +83,48 @@ def test_answers_by_brute_force() -> None:
                 assert rank[at] == pytest.approx(np.flatnonzero(union[order] == target)[0], abs=0.51)
             else:
                 assert rank[at] == np.inf
+
+
+def test_a_pre_rank_orders_what_the_blend_puts_first() -> None:
+    rng = np.random.default_rng(7)
+    targets, events = table_targets(), event_stream(event_table()).events
+    rows = np.sort(rng.choice(np.arange(200, len(targets)), 5, replace=False))
+    items = np.arange(len(targets.item_keys))
+    said = [Said(items, rng.normal(size=(5, len(items))).astype(np.float32)) for _ in "ab"]
+    signals = MomentSignals(events, targets, POSITIVES)
+    channel = FusedChannel(("a", "b"), targets, 7, 0, signals)
+    blend = channel._blends["s"] = Blend(("a", "b"), rng.normal(size=4).astype(np.float32))
+    arguments = ("s", said, rows, targets.before(rows), np.ones(5, bool), np.zeros(5, bool), "all")
+    untaught = channel.answer(*arguments)
+    assert untaught["prerank"].best.tolist() == untaught["fused"].best.tolist()
+    width = 1 + 4 + SIGNALS
+    random = [rng.normal(size=shape).astype(np.float32) for shape in ((width,), (8, width), (8,), (8,))]
+    prerank = Prerank(("a", "b"), random[0], np.ones(width, np.float32), *random[1:])
+    channel._preranks["s"] = prerank
+    found = channel.answer(*arguments)["prerank"]
+    for at, row in enumerate(rows):
+        features = blend_features(np.stack([one.scores[at] for one in said]))
+        known = signals.of(int(row), items)
+        values = prerank.values(prerank_inputs(features @ blend.weights, features, known))
+        assert found.best[at].tolist() == np.argsort(-values, kind="stable")[:7].tolist()
+        assert found.rank[at] == (values > values[targets.item[row]]).sum()
+
+
+def test_signals_stop_before_the_request(tables: dict[str, Path]) -> None:
+    """What the request itself showed, and all that came later, is not known when it is asked."""
+    events = event_stream(pq.read_table(tables["events"])).events
+    targets = targets_of(events, POSITIVES)
+    whole = MomentSignals(events, targets, POSITIVES)
+    request, ts_ms = (events[name].to_numpy() for name in ("request_id", "ts_ms"))
+    every = np.arange(len(targets.item_keys))
+    for row in np.random.default_rng(2).choice(len(targets), 12, replace=False):
+        asked_ms = targets.asked_ms[row]
+        earlier = events.filter(ts_ms < asked_ms)
+        cut = MomentSignals(earlier, targets, POSITIVES)
+        assert whole.of(int(row), every).tobytes() == cut.of(int(row), every).tobytes()
+        of_its_own = (ts_ms == targets.ts_ms[row]) & (request != "")
+        begins = [ts_ms[request == name].min() for name in np.unique(request[of_its_own])]
+        assert asked_ms in [*begins, targets.ts_ms[row]]
 
 
 def test_a_day_is_learned_from_its_own_content() -> None:
@@ -105,7 +152,7 @@ def test_it_blends_what_it_is_asked_beside_and_says_how(tables: dict[str, Path],
         assert set(shown) == set(CHANNELS)
         assert shown["fused"]["all"]["n"] == shown["small"]["all"]["n"]
     for (row, strategy, channel, scope), (items, _) in lists_of(tmp_path).items():
-        if channel == "fused":
+        if channel in OURS:
             assert len(set(items)) == len(items) > 10
             single = lists_of_row(tmp_path, row, strategy, scope)
             assert set(items) <= single
@@ -117,20 +164,20 @@ def lists_of_row(out: Path, row: int, strategy: str, scope: str) -> set[str]:
     return {
         item
         for key, (items, _) in lists_of(out).items()
-        if key[0] == row and key[1] == strategy and key[3] == scope and key[2] != "fused"
+        if key[0] == row and key[1] == strategy and key[3] == scope and key[2] not in OURS
         for item in items
     }
 
 
 def test_the_other_channels_answer_as_without_it(tables: dict[str, Path], tmp_path: Path) -> None:
-    for name, channels in (("with", CHANNELS), ("without", CHANNELS[:-1])):
+    for name, channels in (("with", CHANNELS), ("without", CHANNELS[:-2])):
         backtest(
             question(
                 tables, tmp_path / name, channels=channels, strategies=("frozen", "hourly"), start_ms=FROM_MS
             )
         )
     blended, plain = lists_of(tmp_path / "with"), lists_of(tmp_path / "without")
-    assert {key: made for key, made in blended.items() if key[2] != "fused"} == plain
+    assert {key: made for key, made in blended.items() if key[2] not in OURS} == plain
 
 
 def test_alone_it_blends_the_configurations_channels(tables: dict[str, Path], tmp_path: Path) -> None:
