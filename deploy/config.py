@@ -16,18 +16,19 @@ from models.index import IndexConfig
 from models.item_to_item import ItemToItemConfig
 from models.model_config import FeatureConfig, ModelConfig
 from models.ranking.rank_config import RankConfig
-from serving.channels.names import BUILT_IN, EDITORIAL, OWN_ITEMS
+from serving.channels.names import BUILT_IN, EDITORIAL, OWN_ITEMS, POPULAR_NOW
 from serving.config import ServingConfig
 from stream.archive import ArchiveConfig
 from stream.intake import IntakeConfig
 from stream.joined_log import JoinedLogConfig
+from stream.popular_counts import PopularNowConfig
 from stream.profiles import ProfileConfig
 from stream.topics import KafkaConfig
 from updater.config import ScheduleConfig, UpdateConfig
 
 
 class RedisConfig(BaseModel):
-    """Where user profiles and the pointer's change notices live."""
+    """Where user profiles, the counts of what is popular now and the pointer's change notices live."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,6 +50,9 @@ class Config(BaseModel):
     redis: RedisConfig = Field(default_factory=RedisConfig, description="The store.")
     intake: IntakeConfig = Field(default_factory=IntakeConfig, description="Checks of events, watermark.")
     profiles: ProfileConfig = Field(default_factory=ProfileConfig, description="Online user profiles.")
+    popular_now: PopularNowConfig = Field(
+        default_factory=PopularNowConfig, description="What is popular now, for the channel popular_now."
+    )
     archive: ArchiveConfig = Field(default_factory=ArchiveConfig, description="The durable event log.")
     join: JoinedLogConfig = Field(
         default_factory=JoinedLogConfig, description="Impressions with the actions that followed."
@@ -147,6 +151,8 @@ class Config(BaseModel):
             )
         if EDITORIAL in self.serving.channel_names and self.serving.editorial_file is None:
             raise ValueError("serving.channels.editorial: expected serving.editorial_file, got none")
+        if POPULAR_NOW in self.serving.channel_names and not self.popular_now.enabled:
+            raise ValueError("serving.channels.popular_now: expected popular_now.enabled = true, got false")
         check_features(self.features)
         for feature in self.features:
             if not re.fullmatch(r"[^/\x00]{1,64}", feature.name):

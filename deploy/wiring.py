@@ -18,6 +18,7 @@ from stream.catalogue_intake import CatalogueIntake
 from stream.dead_letters import DeadLetters
 from stream.intake import Intake
 from stream.joined_log import JoinedLog
+from stream.popular_store import PopularCounts, PopularReader
 from stream.producer import EventProducer
 from stream.profiles import AsyncProfiles, Profiles
 from updater.schedule import DailyJob, Schedule
@@ -51,9 +52,35 @@ def async_profiles(config: Config) -> AsyncProfiles:
     return AsyncProfiles(resolved(config).redis.url, config.profiles)
 
 
-def intake(config: Config, held: Archive, online: Profiles, letters: DeadLetters) -> Intake:
-    """From Kafka into `held` and `online`."""
-    return Intake(resolved(config).kafka, held, online, letters, config=config.intake)
+@contextlib.contextmanager
+def popular_counts(config: Config) -> Iterator[PopularCounts | None]:
+    """The writing end of what is popular now, None when it is off. Raises Unreachable."""
+    if not config.popular_now.enabled:
+        yield None
+        return
+    with contextlib.closing(
+        PopularCounts(resolved(config).redis.url, config.popular_now, config.profiles.prefix)
+    ) as counts:
+        yield counts
+
+
+def popular_reader(config: Config) -> PopularReader | None:
+    """The reading end of what is popular now, None when it is off."""
+    if not config.popular_now.enabled:
+        return None
+    return PopularReader(resolved(config).redis.url, config.popular_now, config.profiles.prefix)
+
+
+def intake(
+    config: Config,
+    held: Archive,
+    online: Profiles,
+    letters: DeadLetters,
+    popular: PopularCounts | None = None,
+) -> Intake:
+    """From Kafka into `held`, `online` and `popular`."""
+    kafka = resolved(config).kafka
+    return Intake(kafka, held, online, letters, config=config.intake, popular=popular)
 
 
 def joined_log(config: Config) -> JoinedLog:

@@ -1,4 +1,4 @@
-"""From Kafka to the archive: decode, validate, append + fsync, profiles, seal, commit.
+"""From Kafka to the archive: decode, validate, append + fsync, profiles and counts, seal, commit.
 
 A polling thread (stream/reader.py) is never blocked by any of it. Bad events become dead
 letters and stop nothing.
@@ -20,6 +20,7 @@ from stream.codec import DecodedMessages, decode_messages
 from stream.columns import to_columns
 from stream.dead_letters import DeadLetter, DeadLetters, dead_letter
 from stream.errors import Unreachable
+from stream.popular_store import PopularCounts
 from stream.profiles import Profiles
 from stream.reader import Chunk, Reader
 from stream.seals import Positions, Seal, column
@@ -68,11 +69,13 @@ class Intake:
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         config: IntakeConfig | None = None,
+        popular: PopularCounts | None = None,
     ) -> None:
         """`on_seal` is called in the intake's thread and must be quick; `clock` gives seconds."""
         self.kafka, self.archive, self.profiles, self.dead_letters = kafka, archive, profiles, dead_letters
         self.config = config or IntakeConfig()
         self.counts = IntakeCounts()
+        self._online = [one for one in (profiles, popular) if one is not None]
         self._on_seal, self._clock, self._wall_ms = on_seal, clock, wall_ms
         self._watermark = Watermark(self.config.idle_s)
         self._guard = TimeGuard(self.config.times)
@@ -86,7 +89,7 @@ class Intake:
 
         Raises Unreachable if the broker is away at the start; later absences are waited out.
         """
-        self._repair_profiles()
+        self._repair_store()
         reader = Reader(self.kafka, [self.kafka.events], self._starts, self._clock)
         try:
             while not stop.is_set():
@@ -108,9 +111,9 @@ class Intake:
         self._seal(reader.quiet_s(self.kafka.events))
         if self._repair_at is not None and self._clock() >= self._repair_at:
             try:
-                self._repair_profiles()
+                self._repair_store()
             except Unreachable as error:
-                self._profiles_away(error)
+                self._store_away(error)
 
     def take_in(self, chunks: Sequence[Chunk]) -> None:
         """Make the good events of these messages durable; the bad ones become dead letters first."""
@@ -145,11 +148,12 @@ class Intake:
         new = self.archive.append(batch, following)
         self._count(len(records), batch.num_rows, new)
         self._observe(batch)
-        if self.profiles is not None and self._repair_at is None:
+        if self._repair_at is None:
             try:
-                self.profiles.apply(batch, following)
+                for one in self._online:
+                    one.apply(batch, following)
             except Unreachable as error:
-                self._profiles_away(error)
+                self._store_away(error)
 
     def _good(
         self, batch: pa.RecordBatch, decoded: DecodedMessages
@@ -206,13 +210,13 @@ class Intake:
         self.counts.duplicates += events - new
         self.counts.dead = dict(self.dead_letters.counts)
 
-    def _repair_profiles(self) -> None:
-        """Give the profiles what was archived but not applied."""
-        if self.profiles is not None:
-            self.profiles.repair(self.archive)
+    def _repair_store(self) -> None:
+        """Give profiles and counts what was archived but not applied."""
+        for one in self._online:
+            one.repair(self.archive)
         self._repair_at = None
 
-    def _profiles_away(self, error: Unreachable) -> None:
-        # The archive goes on alone; what the profiles miss is applied from it once the store is back.
-        log.warning("profiles fall behind: %s", error)
+    def _store_away(self, error: Unreachable) -> None:
+        # The archive goes on alone; what the store misses is applied from it once it is back.
+        log.warning("profiles and counts fall behind: %s", error)
         self._repair_at = self._clock() + REPAIR_S

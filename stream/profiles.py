@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stream.archive import Archive
 from stream.errors import StoreForgot, Unreachable
-from stream.replay import ArchiveReader
 from stream.seals import Positions, column, from_text
+from stream.unapplied import unapplied
 
 SETTING = "redis.url"
 _SCRIPT = files("stream").joinpath("profiles.lua").read_text()
@@ -33,7 +33,7 @@ return cmsgpack.pack({
 })
 """
 # Not only lost connections: a store that is full, read-only or loading refuses commands.
-_AWAY = (redis.RedisError, OSError)
+AWAY = (redis.RedisError, OSError)
 _PLACE_BYTES = 36  # fixed-width hexadecimal position in front of a history member: equal times sort by it
 _HISTORY, _CONSUMED = 1, 2
 
@@ -89,7 +89,7 @@ class Profiles:
         self._store = redis.Redis.from_url(url)
         try:
             self._store.ping()
-        except _AWAY as error:
+        except AWAY as error:
             raise Unreachable(SETTING, url, type(error).__name__) from error
         self._apply = self._store.register_script(_SCRIPT)
         self._marked: dict[str, int] = {}
@@ -109,7 +109,7 @@ class Profiles:
         """
         try:
             self._apply_all(batch, following or {})
-        except _AWAY as error:
+        except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def _apply_all(self, batch: pa.RecordBatch | pa.Table, following: Mapping[tuple[int, int], int]) -> None:
@@ -144,32 +144,16 @@ class Profiles:
         """(incarnation, partition) -> next offset to apply."""
         try:
             marks: dict[bytes, bytes] = self._store.hgetall(f"{self.config.prefix}:applied")  # type: ignore[assignment]
-        except _AWAY as error:
+        except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
         self._marked = {key.decode(): int(offset) for key, offset in marks.items()}
         return from_text(self._marked)
 
     def repair(self, archive: Archive) -> int:
         """Apply what the archive holds and the profiles do not; returns the number of events looked at."""
-        done, held = self.positions(), archive.next_offsets()
         looked_at = 0
-        reader, unsealed = ArchiveReader(archive.root), archive.unsealed()
-        for (incarnation, partition), following in sorted(held.items()):
-            start = done.get((incarnation, partition), 0)
-            if start >= following:
-                continue
-            sealed = reader.read_positions(incarnation, partition, start).drop_columns("interval_end_ms")
-            mask = (column(unsealed, "incarnation") == incarnation) & (
-                column(unsealed, "partition") == partition
-            )
-            mask &= column(unsealed, "offset") >= start
-            events = pa.concat_tables([sealed.cast(unsealed.schema), unsealed.filter(pa.array(mask))])
-            events = events.sort_by([("offset", "ascending"), ("ordinal", "ascending")])
-            for first in range(0, max(1, events.num_rows), 50_000):
-                part = events.slice(first, 50_000)
-                last = first + 50_000 >= events.num_rows
-                mark = following if last else int(part["offset"][-1].as_py())
-                self.apply(part, {(incarnation, partition): mark})
+        for events, marks in unapplied(archive, self.positions()):
+            self.apply(events, marks)
             looked_at += events.num_rows
         return looked_at
 
@@ -181,21 +165,21 @@ class Profiles:
                     content = msgspec.json.encode(values or {})
                     pipeline.hset(user_keys(self.config.prefix, user_id)[0], "attributes", content)
                 pipeline.execute()
-        except _AWAY as error:
+        except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def holds_attributes(self) -> bool:
         """Whether the store still has what `attributes_set` left there. Raises Unreachable."""
         try:
             return bool(self._store.exists(f"{self.config.prefix}:users"))
-        except _AWAY as error:
+        except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def attributes_set(self) -> None:
         """Record that the attributes of all users are in the store. Raises Unreachable."""
         try:
             self._store.set(f"{self.config.prefix}:users", 1)
-        except _AWAY as error:
+        except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def close(self) -> None:
@@ -234,7 +218,7 @@ class AsyncProfiles:
         """Raises Unreachable if the store does not answer."""
         try:
             await self._store.ping()
-        except _AWAY as error:
+        except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     async def fetch(self, user_id: str, consumed: bool = True) -> Profile:
@@ -245,7 +229,7 @@ class AsyncProfiles:
         keys = user_keys(self.config.prefix, user_id)[:3]
         try:
             packed: bytes = await self._read(keys=keys, args=[int(consumed)])
-        except _AWAY as error:
+        except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
         return _profile(user_id, *_unpack(packed))
 

@@ -52,15 +52,23 @@ class ArchiveReader:
         start: int = 0,
         stop: int | None = None,
         columns: Sequence[str] | None = None,
+        ended_after_ms: int = 0,
     ) -> pa.Table:
-        """Sealed events of one partition with start <= offset < stop, in the order of (offset, ordinal)."""
+        """Sealed events of one partition with start <= offset < stop, in the order of (offset, ordinal).
+
+        Files of intervals that all ended by ended_after_ms are left out.
+        """
         key = f"{incarnation}:{partition}"
         bounds = {
             "incarnation": (incarnation, incarnation),
             "partition": (partition, partition),
             "offset": (start, np.iinfo(np.int64).max if stop is None else stop - 1),
         }
-        acts = [act for act in self._readable() if act.seals[-1].positions.get(key, 0) > start]
+        acts = [
+            act
+            for act in self._readable()
+            if act.seals[-1].positions.get(key, 0) > start and act.seals[-1].interval_end_ms > ended_after_ms
+        ]
         table = _concat([self._filtered(act, bounds, None) for act in acts], None)
         ordered = table.sort_by([("offset", "ascending"), ("ordinal", "ascending")])
         return ordered if columns is None else ordered.select(columns)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import torch
 
 from deploy.config import Config
 from deploy.config_load import load
-from deploy.wiring import open_producer
+from deploy.wiring import open_producer, popular_reader
 from deploy.wiring_training import catalogue_at, full_retrain
 from models.pointer import PointerStore
 from models.registry import Registry
@@ -133,6 +135,17 @@ def test_killed_consumer_loses_nothing_and_learns_the_same(
     prefix = config.profiles.prefix
     counted = sum(int(online.hget(key, "n:purchase") or 0) for key in online.scan_iter(f"{prefix}:{{u:*}}"))
     assert counted == len(sent)
+
+    # What is popular now: every decayed count is that of the definition.
+    with contextlib.closing(popular_reader(config)) as reader:
+        reading = reader.read()
+    assert reading.newest_ms == max(max(history["ts_ms"].to_pylist()), max(live["ts_ms"].to_pylist()))
+    purchased = pa.concat_tables([history, live])
+    for hours, held_list in zip(config.popular_now.half_lives_h, reading.changed[""], strict=True):
+        expected = defaultdict(float)
+        for item, ts in zip(purchased["item_id"].to_pylist(), purchased["ts_ms"].to_pylist(), strict=True):
+            expected[item] += 2.0 ** ((ts - held_list.landmark_ms) / (hours * HOUR))
+        assert dict(zip(held_list.items, held_list.sums, strict=True)) == pytest.approx(expected, rel=1e-9)
 
     # The uninterrupted run: the same logs and seals, one after the other, from the same bundle, and the same
     # number of threads, whose order decides how sums are rounded.
