@@ -27,7 +27,7 @@ from models.moments import Moments
 from models.neighbour_rows import NeighbourRows
 from models.registry import Registry
 from serving.channels.moment import moment_of
-from serving.channels.names import EDITORIAL, FRESH, OWN_ITEMS, POPULARITY
+from serving.channels.names import EDITORIAL, FRESH, OWN_ITEMS, POPULAR_NOW, POPULARITY
 from serving.profile import Profile
 from serving.schema import RecallAnswer, RecallRequest
 from serving.snapshot import ITEM_TABLE, LoadTower, UserTower
@@ -152,8 +152,8 @@ class AuditCheck:
         asked: dict[str, _Asked] = {}
         worst, mixed = 0.0, ""
         for item in answer.items:
-            if item.channel in (OWN_ITEMS, EDITORIAL, FRESH):
-                continue  # they read no file of a version: the profile, what editors wrote, the catalogue
+            if item.channel in (OWN_ITEMS, EDITORIAL, FRESH, POPULAR_NOW):
+                continue  # they read no file of a version: profile, editors' lists, catalogue, store
             key = encode_id(item.id)
             if item.channel == POPULARITY:
                 expected, scale = version.popular.get(key), abs(item.score)

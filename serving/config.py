@@ -28,8 +28,8 @@ class ServingConfig(BaseModel):
     fusion: FusionConfig = Field(FusionConfig(), description="How rankings become one.")
     channels: dict[str, ChannelConfig] = Field(
         default_factory=dict,
-        description="By name: a model, an item-to-item channel, or popularity (else for users without a "
-        "history only), own_items, editorial (else for nobody).",
+        description="By name: a model, an item-to-item channel, or popularity, popular_now (else for users "
+        "without a history only), own_items, editorial, fresh (else for nobody).",
     )
     channel_timeout_ms: float = Field(
         250.0, gt=0, description="An answer waits no longer for a channel; it then goes out without."

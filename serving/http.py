@@ -1,4 +1,7 @@
-"""The HTTP API: routes, status codes, JSON in and out. Everything a request reads comes from one snapshot."""
+"""The HTTP API: routes, status codes, JSON in and out.
+
+Everything a request reads comes from one snapshot, and from one reading of what is popular now.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,10 @@ from serving.gather import Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
-from serving.recall import answer, ask, merged, similar
+from serving.recall import answer, ask, merged
 from serving.rejects import RejectSender, reject_events
 from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallRequest
+from serving.similar import similar
 from serving.snapshot import Snapshot
 from serving.stages import spread
 from serving.swap import Swapper
@@ -94,9 +98,11 @@ class Api:
         body = decode(_RECALL, await self._body(request))
         self.snapshot()  # without one, there is no reason to ask for the profile
         profile, degraded = await self._profile(key_text(body.user_id, "$.user_id"), body.exclude_seen)
-        snapshot = self.snapshot()
+        snapshot, popular = self.snapshot(), self.swapper.served.popular
         ts_ms = body.ts_ms or self._moment_ms(snapshot, profile)
-        asking = ask(snapshot, body, profile, ts_ms, self.config, self._editorial.lists())
+        asking = ask(snapshot, body, profile, ts_ms, self.config, self._editorial.lists(), popular)
+        if asking.popular_missing:
+            self.metrics.popular_fallbacks.inc()
         gathered = await self._lanes.gather(asking.candidate_calls(), asking.limits_s)
         keys, scores, dropped = [], {}, gathered.dropped
         if asking.blend:

@@ -57,6 +57,30 @@ class ServingMetrics:
         )
         self.delta = Gauge("freshrecall_delta", "Sequence of the served delta.", registry=r)
         self.fresh = Gauge("freshrecall_fresh_items", "Items in the pool of new ones.", registry=r)
+        self.popular_age = Gauge(
+            "freshrecall_popular_now_age_seconds",
+            "Time since the lists of what is popular now were read.",
+            registry=r,
+        )
+        self.popular_newest_ms = Gauge(
+            "freshrecall_popular_now_newest_ms", "Newest event time in these lists.", registry=r
+        )
+        self.popular_seconds = Histogram(
+            "freshrecall_popular_now_seconds",
+            "Time from counting a batch of events in the store to serving the lists it changed.",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.popular_refused = Gauge(
+            "freshrecall_popular_now_refused_events",
+            "Events whose segment found no place among popular_now.segments.",
+            registry=r,
+        )
+        self.popular_fallbacks = Counter(
+            "freshrecall_popular_now_fallbacks",
+            "Answers that did with the version's popularity for what is popular now.",
+            registry=r,
+        )
         self.loaded_ms = Gauge("freshrecall_snapshot_loaded_ms", "Wall time of the last swap.", registry=r)
 
     def text(self) -> bytes:

@@ -10,20 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import pyarrow as pa
-
 from models.arrays import Float32Array
 from models.blend import Blend
-from serving.channels.contract import Ask, Ranking, Source, ranking_of
+from serving.channels.contract import Ask, Ranking, Source
 from serving.channels.editorial import Lists
 from serving.channels.moment import moment_of
-from serving.channels.names import POPULARITY
+from serving.channels.names import POPULAR_NOW, POPULARITY
 from serving.channels.of_snapshot import sources_of
 from serving.config import ServingConfig
-from serving.errors import NotFound
 from serving.filters import barred
 from serving.fusion import Found, Fused, all_keys, blended, fuse, with_guaranteed
 from serving.fusion_config import ChannelConfig, FusionConfig, StageConfig
+from serving.popular_now import PopularItems, PopularNow
 from serving.profile import Profile
 from serving.schema import (
     ExplainedItem,
@@ -32,15 +30,14 @@ from serving.schema import (
     RecallAnswer,
     RecalledItem,
     RecallRequest,
-    SimilarAnswer,
 )
-from serving.snapshot import NeighbourChannel, Snapshot
+from serving.snapshot import Snapshot
 from serving.stages import PRERANK, RANK, ServedRanker, Staged
 from serving.validation import key_text
 from stream.keys import decode_id
 
 _CONFIG = ServingConfig()
-_BUILT_IN = {POPULARITY: ChannelConfig(users="cold")}
+_COLD = ChannelConfig(users="cold")
 _NOBODY = ChannelConfig(users="nobody")
 
 
@@ -50,6 +47,8 @@ class Asking:
 
     sources: those to ask, in the order of their importance; k: how many candidates of each; limits_s: how
     long to wait for each. stages: name, settings and ranker of those that are on and whose ranker is there.
+    popular: the live lists of what is popular that fit the request, the best one first; popular_missing: why
+    the channel popular_now does with the snapshot's, "" = it need not.
     """
 
     snapshot: Snapshot
@@ -63,6 +62,8 @@ class Asking:
     fusion: FusionConfig
     channels: Mapping[str, ChannelConfig]
     stages: Sequence[tuple[str, StageConfig, ServedRanker]] = ()
+    popular: Sequence[PopularItems] = ()
+    popular_missing: str = ""
 
     @property
     def depth(self) -> int:
@@ -79,6 +80,12 @@ class Asking:
         """The fitted weights, None where they are not wanted, not there, or there is nothing to weigh."""
         wanted = self.fusion.method == "blend" and len(self.sources) > 1
         return self.snapshot.blend if wanted else None
+
+    @property
+    def degraded(self) -> list[str]:
+        """What had to be done without before any channel was asked."""
+        instead = f"channel {POPULAR_NOW}: the version's popularity instead: {self.popular_missing}"
+        return [instead] if self.popular_missing else []
 
     def candidate_calls(self) -> dict[str, Callable[[], Ranking]]:
         """What is asked of every channel first."""
@@ -103,12 +110,13 @@ def recall(
     degraded: Sequence[str] = (),
     config: ServingConfig = _CONFIG,
     editorial: Lists | None = None,
+    popular: PopularNow | None = None,
 ) -> RecallAnswer:
     """Answer one request from one snapshot, the channels one after another.
 
     ts_ms: moment of the request. Raises BadRequest for an ID that is none.
     """
-    asking = ask(snapshot, request, profile, ts_ms, config, editorial)
+    asking = ask(snapshot, request, profile, ts_ms, config, editorial, popular)
     rankings = {name: call() for name, call in asking.candidate_calls().items()}
     keys, scores = [], {}
     if asking.blend:
@@ -128,8 +136,12 @@ def ask(
     ts_ms: int,
     config: ServingConfig = _CONFIG,
     editorial: Lists | None = None,
+    popular: PopularNow | None = None,
 ) -> Asking:
-    """What the channels are asked. Raises BadRequest for an ID that is none."""
+    """What the channels are asked. popular: a reading, None where what is popular now is not followed.
+
+    Raises BadRequest for an ID that is none.
+    """
     user = key_text(request.user_id, "$.user_id")
     exclude = {key_text(item, f"$.exclude[{at}]") for at, item in enumerate(request.exclude)}
     filters = barred(config.filters, profile, ts_ms, exclude, request.exclude_seen)
@@ -139,10 +151,13 @@ def ask(
         entry.kind in snapshot.history_kinds and entry.item_id and entry.ts_ms <= ts_ms
         for entry in reversed(profile.history)
     )
-    fusion, channels = config.fusion, {**_BUILT_IN, **config.channels}
+    fusion, channels = config.fusion, config.channels
     if scene := config.scenes.get(request.context.get("scene", "")):
         fusion, channels = scene.fusion or fusion, {**channels, **scene.channels}
-    sources = _chosen(snapshot, sources_of(snapshot, config.own_items, editorial or {}), channels, cold)
+    channels = {**_for_newcomers(snapshot, fusion, popular), **channels}
+    lists = popular.of(request.context) if popular else []
+    every = sources_of(snapshot, config.own_items, editorial or {}, lists[0] if lists else None)
+    sources = _chosen(snapshot, every, channels, cold)
     given = {name: channels[name].timeout_ms if name in channels else None for name in sources}
     limits_s = {name: (limit or config.channel_timeout_ms) / 1000 for name, limit in given.items()}
     stages = [
@@ -150,8 +165,21 @@ def ask(
         for name, stage in ((PRERANK, config.prerank), (RANK, config.rank))
         if stage.model in snapshot.rankers
     ]
+    missing = popular.missing if popular and POPULAR_NOW in sources else ""
     asking = Asking(
-        snapshot, request, asked, filters, cold, sources, request.k, limits_s, fusion, channels, stages
+        snapshot,
+        request,
+        asked,
+        filters,
+        cold,
+        sources,
+        request.k,
+        limits_s,
+        fusion,
+        channels,
+        stages,
+        lists,
+        missing,
     )
     deep = asking.blend is not None or fusion.method in ("rrf", "weighted")
     return replace(asking, k=max(asking.depth, fusion.depth if deep else 0))
@@ -183,7 +211,7 @@ def answer(
     snapshot, k = asking.snapshot, asking.request.k
     fused = with_guaranteed(staged.kept[:k], asking.channels, rankings, k)
     if len(fused) < k:
-        fused += _popular(snapshot, asking.ask, fused, k - len(fused))
+        fused += _popular(asking, fused, k - len(fused))
     items = [RecalledItem(decode_id(one.key), one.found[0].score, one.found[0].channel) for one in fused]
     return RecallAnswer(
         items,
@@ -193,33 +221,9 @@ def answer(
         snapshot.catalogue,
         asking.ask.profile.position,
         request_id,
-        list(degraded),
+        [*degraded, *asking.degraded],
         _explained(asking, rankings, fused, staged, items) if asking.request.explain else None,
     )
-
-
-def similar(snapshot: Snapshot, keys: Sequence[str], k: int, model: str = "") -> SimilarAnswer:
-    """The k items nearest to the first of `keys` that exists, by the vectors of a recall model or by the
-    neighbours of an item-to-item channel; `model` names either ("" = the first).
-
-    Raises NotFound.
-    """
-    if not snapshot.names or (model and model not in snapshot.names):
-        raise NotFound(f"model: expected one of {', '.join(snapshot.names)}, got {model!r}")
-    name = model or snapshot.names[0]
-    channel = snapshot.channels.get(name) or snapshot.neighbours[name]
-    positions = channel.items.lookup(pa.array(keys, pa.string()))
-    known = positions[positions >= 0][:1]
-    if not len(known):
-        raise NotFound(f"item: expected an item of {snapshot.bundle}/{snapshot.delta}, got {keys[0]!r}")
-    if isinstance(channel, NeighbourChannel):
-        scores, near = channel.items.similar(int(known[0]), k)
-        found = ranking_of((scores[None], near[None]), channel.items)
-    else:
-        items = channel.items
-        found = ranking_of(items.search(items.vectors_of(known), k, [known]), items)
-    near_items = [RecalledItem(decode_id(key), score, name) for key, score in found]
-    return SimilarAnswer(near_items, snapshot.bundle, snapshot.delta, snapshot.watermark_ms)
 
 
 def _chosen(
@@ -235,6 +239,18 @@ def _chosen(
     return asked
 
 
+def _for_newcomers(
+    snapshot: Snapshot, fusion: FusionConfig, popular: PopularNow | None
+) -> dict[str, ChannelConfig]:
+    """Channels that users without a history get unless told otherwise: what is popular now where it is
+    followed, and the snapshot's popularity, where it is not or a blend has weights for it.
+    """
+    fitted = fusion.method == "blend" and snapshot.blend is not None
+    if popular is None:
+        return {POPULARITY: _COLD}
+    return {POPULARITY: _COLD, POPULAR_NOW: _COLD} if fitted else {POPULAR_NOW: _COLD}
+
+
 def _history_length(snapshot: Snapshot, asked: Ask) -> int:
     """The longest history that a model or item-to-item channel reads of the user, 0 = nobody known."""
     longest = 0
@@ -245,16 +261,21 @@ def _history_length(snapshot: Snapshot, asked: Ask) -> int:
     return longest
 
 
-def _popular(snapshot: Snapshot, asked: Ask, fused: Sequence[Fused], k: int) -> list[Fused]:
-    """The k most popular items that are not there yet."""
+def _popular(asking: Asking, fused: Sequence[Fused], k: int) -> list[Fused]:
+    """The k most popular items that are not there yet, by the live lists and then by the snapshot's."""
+    snapshot = asking.snapshot
+    lists = [(POPULAR_NOW, one.items, one.rates) for one in asking.popular]
+    lists.append((POPULARITY, snapshot.popular_keys, snapshot.popular_scores))
     taken = {one.key for one in fused}
-    ranking: Ranking = []
-    for key, score in zip(snapshot.popular_keys, snapshot.popular_scores, strict=True):
-        if len(ranking) == k:
-            break
-        if key not in taken and asked.allows(key):
-            ranking.append((key, score))
-    return [Fused(key, 0.0, (Found(POPULARITY, score, rank),)) for rank, (key, score) in enumerate(ranking)]
+    added: list[Fused] = []
+    for name, keys, scores in lists:
+        for key, score in zip(keys, scores, strict=True):
+            if len(added) == k:
+                return added
+            if key not in taken and asking.ask.allows(key):
+                taken.add(key)
+                added.append(Fused(key, 0.0, (Found(name, score, len(added)),)))
+    return added
 
 
 def _explained(

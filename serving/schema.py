@@ -34,11 +34,11 @@ class RecallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RecalledItem(msgspec.Struct, frozen=True, gc=False):
-    """An item, and the channel it came from: the name of a recall model or item-to-item channel, or
-    "popularity".
+    """An item, and the channel it came from: the name of a recall model or item-to-item channel, or of a
+    built-in one such as "popularity" or "popular_now".
 
-    Scores compare within one channel: the model's score, sum of similarities to the history, or decayed
-    count.
+    Scores compare within one channel: the model's score, sum of similarities to the history, decayed count
+    (popularity), or events per hour (popular_now).
     """
 
     id: int | str

@@ -23,6 +23,7 @@ from serving.config import ServingConfig
 from serving.fresh import CatalogueReader
 from serving.http import Api, PublishEvents, build_app
 from serving.metrics import ServingMetrics
+from serving.popular_now import PopularFollower, PopularReader
 from serving.profile import ProfileSource
 from serving.snapshot import LoadTower, UserTower
 from serving.swap import Served, Swapper
@@ -50,6 +51,7 @@ def serve(
     events: PublishEvents,
     load_tower: LoadTower = load_published,
     catalogue: CatalogueReader | None = None,
+    popular: PopularReader | None = None,
     metrics: ServingMetrics | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
@@ -57,7 +59,7 @@ def serve(
 
     profiles: asked on this call's event loop; `close()` is awaited at the end when it has one.
     events: called in a thread with a list of stream.event.Event for every POST /v1/events; raises when it
-    cannot. catalogue: where new items come from.
+    cannot. catalogue: where new items come from. popular: where what is popular now is read.
     on_ready: told the address (http://host:port) as soon as requests are taken.
     Raises AddressInUse. Signals are the caller's: let SIGTERM set `stop`.
     """
@@ -68,18 +70,26 @@ def serve(
     audit = AuditLog(config.audit_file) if config.audit_file and config.audit_share > 0 else None
     api = Api(config, swapper, profiles, events, audit)
     ended = threading.Event()
-    follower = threading.Thread(target=swapper.follow, args=(ended,), name="swap", daemon=True)
+    followers = [threading.Thread(target=swapper.follow, args=(ended,), name="swap", daemon=True)]
+    if popular is not None:
+        following = PopularFollower(popular, swapper.served.take_popular, swapper.metrics)
+        following.step()  # before the first request
+        followers.append(
+            threading.Thread(target=following.follow, args=(ended,), name="popular", daemon=True)
+        )
     # One thread per search on purpose: consumer and trainer share the machine. Channels search in threads of
     # their own (Api), similar items are found in this one.
     torch.set_num_threads(config.threads)
     set_search_threads(config.threads)
-    follower.start()
+    for follower in followers:
+        follower.start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(config, api, listener, stop, on_ready))
     finally:
         ended.set()
-        follower.join(timeout=30)
+        for follower in followers:
+            follower.join(timeout=30)
         api.close()
         if audit:
             audit.close()

@@ -19,6 +19,7 @@ from serving.config import ServingConfig
 from serving.errors import SnapshotRefused
 from serving.fresh import CatalogueReader
 from serving.metrics import ServingMetrics
+from serving.popular_now import PopularNow
 from serving.snapshot import LoadTower, Snapshot
 
 _LOG = logging.getLogger(__name__)
@@ -26,10 +27,15 @@ _DAY_MS = 86_400_000
 
 
 class Served:
-    """The one reference that requests read, once each."""
+    """The references that requests read, once each. popular: None where it is not followed."""
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
+        self.popular: PopularNow | None = None
+
+    def take_popular(self, popular: PopularNow) -> None:
+        """Serve a newer reading."""
+        self.popular = popular
 
 
 class Swapper:

@@ -1,4 +1,4 @@
-"""What is popular now, the same for everybody: time-decayed counts, refreshed with every delta."""
+"""What is popular: the version's time-decayed counts, or the live list that a request gets."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from serving.channels.contract import Ask, Ranking
 
 @dataclass(frozen=True)
 class PopularSource:
-    """The snapshot's list: key texts and decayed counts, best first."""
+    """A list of key texts, best first, with decayed counts (popularity) or events per hour (popular_now)."""
 
     keys: Sequence[str]
     counts: Sequence[float]
 
     def candidates(self, ask: Ask, k: int) -> Ranking:
-        """The k items with the greatest counts."""
+        """The first k items that may be answered."""
         listed = zip(self.keys, self.counts, strict=True)
         return list(islice((entry for entry in listed if ask.allows(entry[0])), k))
 

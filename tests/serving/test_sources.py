@@ -18,6 +18,7 @@ from serving.channels.popular import PopularSource
 from serving.config import ServingConfig
 from serving.errors import EditorialRefused
 from serving.filters import FilterConfig, barred
+from serving.popular_now import PopularItems
 from serving.profile import NO_PROFILE
 from serving.recall import recall
 from serving.schema import RecallRequest
@@ -153,8 +154,9 @@ def test_scores_of_a_channel_are_those_of_its_candidates(served):
     history = [("i5", "click", 100), ("i3", "purchase", 200), ("i7", "click", 300)]
     ask = asked(history, scene="tab")
     lists = {"": ["i9", "i2"]}
-    logs = {"popularity": np.log1p}
-    for name, source in sources_of(served, OwnItemsConfig(), lists).items():
+    logs = {"popularity": np.log1p, "popular_now": np.log1p}
+    popular = PopularItems(["i4", "i8"], [2.5, 0.5], 100.0)
+    for name, source in sources_of(served, OwnItemsConfig(), lists, popular).items():
         ranking = source.candidates(ask, 9)
         assert ranking or name == "fresh"
         if not ranking:
