@@ -56,7 +56,7 @@ class PopularNowConfig(BaseModel):
     segments: int = Field(64, ge=0, description="Most segments; events of further ones count for all only.")
     keep: int = Field(1_000, gt=0, description="Items held per list; the least popular are forgotten.")
     top: int = Field(200, gt=0, description="Items of a list that servers read.")
-    poll_interval_s: float = Field(0.5, gt=0, description="How often servers read.")
+    poll_interval_s: float = Field(0.25, gt=0, description="How often servers read.")
 
     @property
     def half_lives_ms(self) -> tuple[int, ...]:

@@ -30,8 +30,8 @@ if #segments == 0 then return {} end
 local before_ms = tonumber(redis.call('HGET', state, 'newest_ms') or 0)
 newest_ms = math.max(newest_ms, before_ms)
 local now = redis.call('TIME')
-redis.call('HSET', state, 'newest_ms', string.format('%.0f', newest_ms), 'counted_us', now[1] .. string.format('%06d', now[2]))
-local sequence = redis.call('HINCRBY', state, 'sequence', 1)
+local now_us = now[1] .. string.format('%06d', now[2])
+redis.call('HSET', state, 'newest_ms', string.format('%.0f', newest_ms), 'counted_us', now_us)
 
 local function forget(name, lists)
   for _, list in ipairs(lists) do
@@ -46,7 +46,8 @@ end
 local function has_room(name, lists)
   if name == '' or redis.call('ZSCORE', recent, name) then return true end
   if redis.call('ZCARD', recent) < tonumber(ARGV[4]) then return true end
-  local idle = redis.call('ZRANGE', recent, '-inf', string.format('(%.0f', newest_ms - tonumber(ARGV[5])), 'BYSCORE', 'LIMIT', 0, 1)
+  local since = string.format('(%.0f', newest_ms - tonumber(ARGV[5]))
+  local idle = redis.call('ZRANGE', recent, '-inf', since, 'BYSCORE', 'LIMIT', 0, 1)
   if #idle == 0 then return false end
   forget(idle[1], lists)
   return true
@@ -78,7 +79,7 @@ for _, segment in ipairs(segments) do
       if excess > 0 then redis.call('ZREMRANGEBYRANK', key, 0, excess - 1) end
     end
     if name ~= '' then redis.call('ZADD', recent, 'GT', string.format('%.0f', segment[3]), name) end
-    redis.call('ZADD', changes, sequence, name)
+    redis.call('ZADD', changes, redis.call('HINCRBY', state, 'sequence', 1), name)
   else
     redis.call('HINCRBY', state, 'refused', segment[2])
   end

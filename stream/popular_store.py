@@ -9,6 +9,7 @@ twice.
 import uuid
 from collections.abc import Mapping
 from importlib.resources import files
+from itertools import count
 
 import msgspec
 import numpy as np
@@ -27,6 +28,7 @@ from stream.unapplied import unapplied, whole_messages
 _WRITE = files("stream").joinpath("popular_store.lua").read_text()
 _READ = files("stream").joinpath("popular_read.lua").read_text()
 _EVENTS_PER_CALL = 20_000  # the store answers nobody else while a script runs
+_SEGMENTS_PER_CALL = 32  # for the same reason
 _IDLE_HALF_LIVES = 20  # a segment without events for so long may make room: one of its events weighs 1e-6
 _FORGOTTEN_HALF_LIVES = 40  # nothing older is counted again: 1e-12
 
@@ -165,6 +167,11 @@ class ReadList(msgspec.Struct, frozen=True):
     sums: list[float]
 
 
+# facts, names of all segments, what changed: name and lists (landmark_ms, items, sums)
+_Packed = tuple[list[str], list[str], list[tuple[str, list[tuple[int, list[str], list[float]]]]]]
+_unpack = msgspec.msgpack.Decoder(_Packed).decode
+
+
 class PopularReading(msgspec.Struct, frozen=True):
     """What the store holds now of the rule that was asked for.
 
@@ -196,6 +203,22 @@ class PopularReader:
 
     def read(self, epoch: str = "", after: int = 0) -> PopularReading:
         """All lists, or those that changed after sequence `after` of the same epoch. Raises Unreachable."""
+        changed: dict[str, list[ReadList]] = {}
+        for call in count(1):
+            facts, segments, lists = self._read_some(epoch, after)
+            if not facts:
+                break
+            if facts[0] != epoch:  # counted anew: nothing that was read of another epoch holds any more
+                changed = {}
+            epoch = facts[0]
+            after, whole, newest_ms, refused, age_us = map(int, facts[1:])
+            changed |= {name: [ReadList(*one) for one in both] for name, both in lists}
+            # What a busy writer goes on changing meanwhile is left to the next time.
+            if whole or call > len(segments) // _SEGMENTS_PER_CALL:
+                return PopularReading(epoch, after, newest_ms, refused, age_us / 1e6, segments, changed)
+        return PopularReading()
+
+    def _read_some(self, epoch: str, after: int) -> _Packed:
         try:
             packed: bytes = self._script(
                 keys=[self._base + name for name in ("state", "landmarks", "changes")],
@@ -203,6 +226,7 @@ class PopularReader:
                     self.config.rule,
                     epoch,
                     after,
+                    _SEGMENTS_PER_CALL,
                     self.config.top,
                     self._base + "list:",
                     *(_name(half_life) for half_life in self.config.half_lives_ms),
@@ -210,25 +234,12 @@ class PopularReader:
             )
         except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
-        facts, segments, changed = _unpack(packed)
-        if not facts:
-            return PopularReading()
-        lists = {name: [_read_list(*one) for one in both] for name, both in changed}
-        sequence, newest_ms, refused, age_us = map(int, facts[1:])
-        return PopularReading(facts[0], sequence, newest_ms, refused, age_us / 1e6, segments, lists)
+        unpacked: _Packed = _unpack(packed)
+        return unpacked
 
     def close(self) -> None:
         """End the connection."""
         self._store.close()
-
-
-_unpack = msgspec.msgpack.Decoder(
-    tuple[list[str], list[str], list[tuple[str, list[tuple[str, list[str]]]]]]
-).decode
-
-
-def _read_list(landmark_ms: str, flat: list[str]) -> ReadList:
-    return ReadList(int(landmark_ms), flat[::2], [float(text) for text in flat[1::2]])
 
 
 def _base(prefix: str) -> str:

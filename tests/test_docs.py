@@ -48,7 +48,8 @@ def test_examples_of_models_are_valid() -> None:
 
 def test_the_example_of_fusion_is_valid() -> None:
     page = (ROOT / "docs/fusion.md").read_text(encoding="utf-8")
-    example, stages = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    example, popular, stages = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert Config.model_validate(tomllib.loads(popular)).popular_now.by == (("geo", "scene"), ("geo",))
     assert Config.model_validate(tomllib.loads(stages)).serving.rankers == ("light",)
     config = Config.model_validate(tomllib.loads(example))
     assert config.serving.channels["popularity"].users == "all"

@@ -22,8 +22,9 @@ from deploy.config import Config
 from deploy.datasets import completejourney, read_events
 from deploy.demo.audit import check_answers
 from deploy.demo.client import RecallClient, swapped_in
-from deploy.demo.freshness import IntervalClock, ProfileProbe
+from deploy.demo.freshness import IntervalClock
 from deploy.demo.plan import DemoPlan
+from deploy.demo.probes import NewItemProbe, PopularProbe, Probes, ProfileProbe
 from deploy.demo.report import Measured, plot
 from deploy.demo.stages import Stages
 from deploy.errors import StartError
@@ -79,7 +80,7 @@ class Demo:
             self._retrain()
             self._until(lambda: self._answers("/readyz"), "the server to load the first bundle", 60.0)
         first = self._registry.bundles()[0]
-        client, probe, clock, live_s = self._live(live)
+        client, probes, clock, live_s = self._live(live)
         torch.set_num_threads(1)  # beside the running system a second thread waits more than it helps
         with stages.stage("frozen, daily, hourly on each next hour") as done:
             validation = ProgressiveValidation(
@@ -101,9 +102,13 @@ class Demo:
             audited=audited,
             mixed=mixed,
             latency_ms=answers.latency_ms,
-            profile_ms=probe.visible_ms,
-            profile_changed=probe.changed,
-            profile_lost=len(probe.lost),
+            profile_ms=probes.profile.visible_ms,
+            profile_changed=probes.profile.changed,
+            profile_lost=probes.profile.lost,
+            popular_ms=probes.popular.visible_ms,
+            popular_lost=probes.popular.lost,
+            new_item_ms=probes.new_item.visible_ms,
+            new_item_lost=probes.new_item.lost,
             delta_ms=clock.delays_ms(answers.watermark_seen_s),
             recall=recall,
             targets=sum(len(one.users) for one in scored),
@@ -113,10 +118,10 @@ class Demo:
         plot(self._config.data_dir / "demo.png", scored, measured)
         return measured
 
-    def _live(self, live: pa.Table) -> tuple[RecallClient, ProfileProbe, IntervalClock, float]:
+    def _live(self, live: pa.Table) -> tuple[RecallClient, Probes, IntervalClock, float]:
         """Replay the live days while a client keeps asking; ends when the last sealed interval is served."""
         users = pc.unique(live["user_id"]).to_pylist()
-        client, probe = RecallClient(self._url, users, REQUESTS_PER_S), ProfileProbe(self._url)
+        client = RecallClient(self._url, users, REQUESTS_PER_S)
         clock = IntervalClock(self._config.archive.interval_ms, int(live["ts_ms"][0].as_py()))
         with (
             self._stages.stage(
@@ -124,12 +129,17 @@ class Demo:
             ) as done,
             open_producer(self._config) as producer,
         ):
+            probes = Probes(
+                ProfileProbe(self._url),
+                PopularProbe(self._url, producer),
+                NewItemProbe(self._url, producer, self._config.kafka.items),
+            )
             client.start()
             started = time.monotonic()
 
             def send(chunk: pa.Table) -> None:
                 self._check_up()
-                probe.before(chunk)
+                probes.before(chunk)
                 clock.before(chunk)
                 producer.send_table(chunk)
                 producer.flush()
@@ -142,9 +152,9 @@ class Demo:
                 int(live["ts_ms"][len(live) - 1].as_py()) // interval_ms * interval_ms - 2 * interval_ms
             )
             self._until(lambda: self._settled(least_ms), "the last delta to be served", 60.0)
-            probe.stop()
+            probes.stop()
             client.stop()
-        return client, probe, clock, live_s
+        return client, probes, clock, live_s
 
     def _settled(self, least_ms: int) -> bool:
         """Whether every sealed interval, `least_ms` among them, is served on the newest bundle."""

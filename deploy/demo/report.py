@@ -33,6 +33,10 @@ class Measured:
     profile_ms: list[float]
     profile_changed: int
     profile_lost: int
+    popular_ms: list[float]
+    popular_lost: int
+    new_item_ms: list[float]
+    new_item_lost: int
     delta_ms: list[float]
     recall: dict[str, Interval]
     targets: int
@@ -59,6 +63,14 @@ class Measured:
             "visible_profile_n": len(self.profile_ms),
             "visible_profile_changed_answers": self.profile_changed,
             "visible_profile_lost": self.profile_lost,
+            "visible_popular_p50_ms": percentile(self.popular_ms, 50),
+            "visible_popular_p99_ms": percentile(self.popular_ms, 99),
+            "visible_popular_n": len(self.popular_ms),
+            "visible_popular_lost": self.popular_lost,
+            "visible_new_item_p50_ms": percentile(self.new_item_ms, 50),
+            "visible_new_item_p99_ms": percentile(self.new_item_ms, 99),
+            "visible_new_item_n": len(self.new_item_ms),
+            "visible_new_item_lost": self.new_item_lost,
             "visible_delta_p50_ms": percentile(self.delta_ms, 50),
             "visible_delta_p99_ms": percentile(self.delta_ms, 99),
             "visible_delta_n": len(self.delta_ms),
@@ -100,6 +112,8 @@ def print_report(console: Console, measured: Measured) -> None:
         ("failed requests", f"{len(measured.failed)}"),
         ("mixed-version answers", f"{len(measured.mixed)} of {measured.audited} recomputed from their files"),
         ("event → profile → answer", _spread(measured.profile_ms)),
+        ("event → popularity channel", _spread(measured.popular_ms)),
+        ("new item → retrieved", _spread(measured.new_item_ms)),
         ("end of interval → delta served", _spread(measured.delta_ms)),
     ]  # fmt: skip
     recall = measured.recall
@@ -119,7 +133,7 @@ def print_report(console: Console, measured: Measured) -> None:
 
 
 def plot(file: Path, scored: list[Scored], measured: Measured) -> None:
-    """Recall per strategy over event time, and the two freshness distributions."""
+    """Recall per strategy over event time, and the freshness distributions."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -140,6 +154,8 @@ def plot(file: Path, scored: list[Scored], measured: Measured) -> None:
     middle.legend()
     for values, label in (
         (measured.profile_ms, "event → profile → answer"),
+        (measured.popular_ms, "event → popularity channel"),
+        (measured.new_item_ms, "new item → retrieved"),
         (measured.delta_ms, "interval end → delta served"),
     ):
         if len(values):

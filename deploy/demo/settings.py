@@ -19,6 +19,22 @@ clock = "event"
 audit_file = "{data_dir}/audit.jsonl"
 audit_share = {audit_share}
 
+# Two scenes of one channel each, by which the demo times what is popular now and new items.
+[serving.scenes.popular]
+fusion = {{ method = "snake" }}
+
+[serving.scenes.popular.channels]
+two_tower = {{ users = "nobody" }}
+popular_now = {{ users = "all" }}
+
+[serving.scenes.new]
+fusion = {{ method = "snake" }}
+
+[serving.scenes.new.channels]
+two_tower = {{ users = "nobody" }}
+popular_now = {{ users = "nobody" }}
+fresh = {{ users = "all" }}
+
 [schedule]
 clock = "event"
 day_timezone = "{day_timezone}"

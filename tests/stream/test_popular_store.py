@@ -259,6 +259,20 @@ def test_only_what_changed_is_read_again(store, config, prefix, counts):
     assert then.age_s < 60
 
 
+def test_many_segments_are_read_in_parts(store, prefix):
+    config = PopularNowConfig(by=(("device",),), segments=100)
+    counts = PopularCounts(store, config, prefix)
+    counts.apply(batch([event(n, context={"device": f"d{n}"}) for n in range(90)]))
+    reading = read(store, config, prefix)
+    assert len(reading.changed) == len(reading.segments) == 91
+    assert reading.changed[segment_of(("device",), ("d7",))][0].items == ["#7"]
+    assert read(store, config, prefix, reading.epoch, reading.sequence - 40).changed.keys() < set(
+        reading.segments
+    )
+    assert read(store, config, prefix, reading.epoch, reading.sequence).changed == {}
+    counts.close()
+
+
 def test_messages_without_events_move_the_position(store, config, prefix, counts):
     counts.apply(batch([]), {(0, 3): 7})
     counts.apply(batch([event(0)]), {(0, 0): 9})
