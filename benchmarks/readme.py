@@ -33,6 +33,14 @@ def demo_table(report: dict[str, Any]) -> str:
         ("answers recomputed from their files / mixed", f"{report['audited']} / {report['mixed']}"),
         ("request latency, beside consumer and trainer", spread("request")),
         ("event → profile → that user's answer", spread("visible_profile")),
+        *(
+            (meaning, spread(name))
+            for meaning, name in (
+                ("event → popularity channel", "visible_popular"),
+                ("new item → retrieved", "visible_new_item"),
+            )
+            if f"{name}_p50_ms" in report
+        ),
         ("end of an hour → its delta served", spread("visible_delta")),
         ("recall@50 on the next hour: first bundle, frozen", recall("frozen")),
         ("recall@50 on the next hour: daily", recall("daily")),

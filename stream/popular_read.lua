@@ -10,10 +10,10 @@ local known = redis.call('HMGET', state, 'rule', 'epoch', 'sequence', 'newest_ms
 if known[1] ~= ARGV[1] or not known[3] then return cmsgpack.pack({{}, {}, {}}) end
 
 local after = known[2] == ARGV[2] and ARGV[3] or '0'
-local next = redis.call('ZRANGE', changes, '(' .. after, '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[4], 'WITHSCORES')
+local page = redis.call('ZRANGE', changes, '(' .. after, '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[4], 'WITHSCORES')
 local changed = {}
-for at = 1, #next, 2 do
-  local name, lists = next[at], {}
+for at = 1, #page, 2 do
+  local name, lists = page[at], {}
   for half_life = 7, #ARGV do
     local field = ARGV[half_life] .. ':' .. name
     local top = redis.call('ZRANGE', ARGV[6] .. field, 0, tonumber(ARGV[5]) - 1, 'REV', 'WITHSCORES')
@@ -27,7 +27,7 @@ for at = 1, #next, 2 do
 end
 
 local all = #changed < tonumber(ARGV[4])
-local sequence = all and known[3] or next[#next]
+local sequence = all and known[3] or page[#page]
 local now = redis.call('TIME')
 local age_us = tonumber(now[1]) * 1e6 + tonumber(now[2]) - tonumber(known[6])
 local facts = {known[2], sequence, all and '1' or '0', known[4], known[5] or '0', string.format('%.0f', age_us)}

@@ -27,6 +27,10 @@ from stream.unapplied import unapplied, whole_messages
 
 _WRITE = files("stream").joinpath("popular_store.lua").read_text()
 _READ = files("stream").joinpath("popular_read.lua").read_text()
+_COLUMNS = (
+    *("incarnation", "partition", "offset", "ordinal"),
+    *("ts_ms", "kind", "item_id", "scene", "context"),
+)
 _EVENTS_PER_CALL = 20_000  # the store answers nobody else while a script runs
 _SEGMENTS_PER_CALL = 32  # for the same reason
 _IDLE_HALF_LIVES = 20  # a segment without events for so long may make room: one of its events weighs 1e-6
@@ -251,8 +255,9 @@ def _name(half_life_ms: int) -> str:
 
 
 def _in_order(batch: pa.RecordBatch | pa.Table) -> pa.Table:
-    """By partition and position."""
+    """What is read of events, by partition and position."""
     events = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+    events = events.select(_COLUMNS)
     names = ("ordinal", "offset", "partition", "incarnation")
     order = np.lexsort([column(events, name) for name in names])
     in_order = bool((order[1:] > order[:-1]).all())

@@ -12,12 +12,11 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
+from deploy.demo.settings import NEW_SCENE, POPULAR_SCENE
 from stream.change import Change
 from stream.event import Event
 from stream.producer import EventProducer
 
-POPULAR_SCENE, NEW_SCENE = "popular", "new"
-"""Scenes of the demo's configuration that answer by one channel only: popular_now, fresh."""
 _PROBE_USER = "probe"
 _CLICKS = 30  # enough to be among the first, whatever is bought; no model learns from clicks here
 _POLL_S = 0.005

@@ -5,6 +5,9 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+POPULAR_SCENE, NEW_SCENE = "popular", "new"
+"""Scenes that answer by one channel only, popular_now and fresh: the demo times what they answer when."""
+
 TEMPLATE = """\
 # Written by `freshrecall demo`; `freshrecall up --config {file}` starts the same system again.
 data_dir = "{data_dir}"
@@ -19,18 +22,18 @@ clock = "event"
 audit_file = "{data_dir}/audit.jsonl"
 audit_share = {audit_share}
 
-# Two scenes of one channel each, by which the demo times what is popular now and new items.
-[serving.scenes.popular]
+# Scenes of one channel each, by which the demo times what is popular now and new items.
+[serving.scenes.{popular_scene}]
 fusion = {{ method = "snake" }}
 
-[serving.scenes.popular.channels]
+[serving.scenes.{popular_scene}.channels]
 two_tower = {{ users = "nobody" }}
 popular_now = {{ users = "all" }}
 
-[serving.scenes.new]
+[serving.scenes.{new_scene}]
 fusion = {{ method = "snake" }}
 
-[serving.scenes.new.channels]
+[serving.scenes.{new_scene}.channels]
 two_tower = {{ users = "nobody" }}
 popular_now = {{ users = "nobody" }}
 fresh = {{ users = "all" }}
@@ -76,6 +79,7 @@ def write_settings(file: Path, data_dir: Path, day_timezone: str, audit_share: f
     text = TEMPLATE.format(
         file=file, data_dir=data_dir.as_posix(), broker_port=broker_port, store_port=store_port, port=port,
         day_timezone=day_timezone, audit_share=audit_share, features=features,
+        popular_scene=POPULAR_SCENE, new_scene=NEW_SCENE,
     )  # fmt: skip
     file.write_text(text, encoding="utf-8")
     return port

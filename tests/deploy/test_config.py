@@ -45,6 +45,12 @@ def test_given_addresses_stay() -> None:
     assert resolved(config) == config
 
 
+def test_a_channel_whose_counts_are_off_is_refused() -> None:
+    given = {"popular_now.enabled": False, "serving.channels.popular_now.users": "all"}
+    with pytest.raises(ConfigError, match=r"serving\.channels\.popular_now: expected popular_now\.enabled"):
+        load(Config, None, given, {})
+
+
 def test_any_free_port_is_known_to_up_only() -> None:
     config = load(Config, None, {"embedded.store_port": 0}, {})
     with pytest.raises(ConfigError, match=r"redis\.url: embedded, but embedded\.store_port is 0"):

@@ -19,6 +19,8 @@ from stream.codec import encode
 from stream.dead_letters import DeadLetters
 from stream.errors import StreamError, Unreachable
 from stream.intake import Intake, IntakeConfig
+from stream.popular_counts import PopularNowConfig
+from stream.popular_store import PopularCounts, PopularReader
 from stream.producer import DeliveryFailed, EventProducer
 from stream.profiles import ProfileConfig, Profiles
 from stream.reader import Reader
@@ -34,10 +36,20 @@ def kafka(broker, topics):
 
 
 @contextmanager
-def running(kafka, root, profiles=None, idle_s=0.3, publish=None, on_seal=lambda seals: None, archive=None):
+def running(
+    kafka,
+    root,
+    profiles=None,
+    idle_s=0.3,
+    publish=None,
+    on_seal=lambda seals: None,
+    archive=None,
+    popular=None,
+):
     archive = archive or Archive(root / "archive")
     letters = DeadLetters(root / "dead.jsonl", publish)
-    intake = Intake(kafka, archive, profiles, letters, on_seal, config=IntakeConfig(idle_s=idle_s))
+    config = IntakeConfig(idle_s=idle_s)
+    intake = Intake(kafka, archive, profiles, letters, on_seal, config=config, popular=popular)
     stop = threading.Event()
     failures = []
 
@@ -197,7 +209,8 @@ def test_an_absent_store_holds_nothing_up_and_is_repaired(kafka, topics, tmp_pat
     with EmbeddedStore(tmp_path / "store") as service, EventProducer(kafka) as producer:
         profiles = Profiles(service.url, ProfileConfig(prefix=topics("repair")))
         counter = (f"{profiles.config.prefix}:{{u:u}}", "n:click")
-        with running(kafka, tmp_path, profiles) as intake:
+        popular = PopularCounts(service.url, PopularNowConfig(half_lives_h=(24,)), topics("repair"))
+        with running(kafka, tmp_path, profiles, popular=popular) as intake:
             for first in (0, 50, 100):
                 if first == 50:
                     service.stop()
@@ -207,7 +220,11 @@ def test_an_absent_store_holds_nothing_up_and_is_repaired(kafka, topics, tmp_pat
                 producer.flush()
                 eventually(lambda total=first + 50: intake.counts.events == total)
             eventually(lambda: profiles.positions() == intake.archive.next_offsets())
+            eventually(lambda: popular.positions() == intake.archive.next_offsets())
             assert profiles._store.hget(*counter) == b"150"
+            (everything,) = PopularReader(service.url, popular.config, topics("repair")).read().changed[""]
+            decayed = sum(2.0 ** ((T0 + n * 1000 - everything.landmark_ms) / DAY) for n in range(150))
+            assert sum(everything.sums) == pytest.approx(decayed)
 
 
 @pytest.mark.parametrize("bound", [{"queue_messages": 100}, {"queue_bytes": 100 * 50}])
