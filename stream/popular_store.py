@@ -31,7 +31,7 @@ _COLUMNS = (
     *("incarnation", "partition", "offset", "ordinal"),
     *("ts_ms", "kind", "item_id", "scene", "context"),
 )
-_EVENTS_PER_CALL = 20_000  # the store answers nobody else while a script runs
+_EVENTS_PER_CALL = 2_000  # the store answers nobody else while a script runs: some 10 ms
 _SEGMENTS_PER_CALL = 32  # for the same reason
 _IDLE_HALF_LIVES = 20  # a segment without events for so long may make room: one of its events weighs 1e-6
 _FORGOTTEN_HALF_LIVES = 40  # nothing older is counted again: 1e-12
