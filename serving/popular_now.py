@@ -95,14 +95,14 @@ class PopularFollower:
             stop.wait(self._config.poll_interval_s)
 
     def step(self) -> bool:
-        """Read once; True when something changed. Never raises: a store that is away leaves no lists."""
+        """Read once; True when something changed. Never raises: a store that stays away leaves no lists."""
         try:
             reading = self._reader.read(self._told.epoch, self._told.sequence)
         except Exception as error:  # whatever is wrong, requests are answered and the thread lives on
             return self._lost(f"{type(error).__name__}: {str(error)[:200]}")
-        self._read_s = self._clock_s()
         if not reading.epoch:
             return self._lost("nothing has been counted yet")
+        self._read_s = self._clock_s()
         known = (self._told.epoch, self._told.sequence) == (reading.epoch, reading.sequence)
         if known and self._missing == "":
             return False
@@ -119,7 +119,8 @@ class PopularFollower:
         return True
 
     def _lost(self, why: str) -> bool:
-        if self._missing == why:
+        lasting = self._missing == "" and self._clock_s() - self._read_s < self._config.stale_s
+        if lasting or self._missing == why:
             return False
         _LOG.warning("what is popular now is not known, the version's popularity serves: %s", why)
         self._missing = why

@@ -57,6 +57,9 @@ class PopularNowConfig(BaseModel):
     keep: int = Field(1_000, gt=0, description="Items held per list; the least popular are forgotten.")
     top: int = Field(200, gt=0, description="Items of a list that servers read.")
     poll_interval_s: float = Field(0.25, gt=0, description="How often servers read.")
+    stale_s: float = Field(
+        5.0, ge=0, description="Servers do without lists that they could not read again for so long."
+    )
 
     @property
     def half_lives_ms(self) -> tuple[int, ...]:

@@ -64,7 +64,8 @@ def world(tmp_path):
 def followed(world):
     """A world whose server follows Readings."""
     readings = Readings()
-    follower = PopularFollower(readings, world.swapper.served.take_popular, world.swapper.metrics)
+    served, metrics = world.swapper.served, world.swapper.metrics
+    follower = PopularFollower(readings, served.take_popular, metrics, lambda: world.now_s)
     return world, readings, follower
 
 
@@ -266,6 +267,10 @@ def test_while_the_store_is_away_the_versions_popularity_serves(followed):
     follower.step()
     assert post(world, {"user_id": "x", "k": 4})["items"][0]["id"] == "live"
     readings.next = Unreachable("redis.url", "redis://nowhere")
+    world.now_s += 4.9
+    assert not follower.step()  # what was read a moment ago is good enough
+    assert world.swapper.metrics.registry.get_sample_value("freshrecall_popular_now_age_seconds") == 4.9
+    world.now_s += 0.2
     assert follower.step()
     assert not follower.step()
     cold = post(world, {"user_id": "x", "k": 4, "explain": True})
@@ -283,7 +288,7 @@ def test_while_the_store_is_away_the_versions_popularity_serves(followed):
 
 
 def test_a_store_that_dies_and_comes_back(world, tmp_path):
-    config = PopularNowConfig(kinds=("click",))
+    config = PopularNowConfig(kinds=("click",), stale_s=0)
     with EmbeddedStore(tmp_path / "store") as service:
         port = service.port
         writer, reader = PopularCounts(service.url, config), PopularReader(service.url, config)
