@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.findings.experiments import CLAIMS, CLASSICAL, Experiment
-from benchmarks.findings.hits import CUT, Hits
+from benchmarks.findings.hits import CUT, SHORT_CUT, Hits
 from deploy.backtest.metrics import Bootstrap
+from deploy.backtest.settings import PRERANK
 
 SCOPES = ("all", "new")
 METRICS = (f"recall@{CUT}", "ndcg@100")
+METRICS_OF_STAGES = (f"recall@{SHORT_CUT}", *METRICS)
 SEED = 7
 
 
@@ -39,6 +41,11 @@ class Pair:
     def name(self) -> str:
         sides = (f"{side.experiment} {side.strategy} {side.channel}" for side in (self.a, self.b))
         return f"{self.kind} {self.data}: " + " -> ".join(sides)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is compared."""
+        return METRICS_OF_STAGES if self.b.channel == PRERANK else METRICS
 
 
 def pairs_of(experiments: Iterable[Experiment]) -> list[Pair]:
@@ -111,18 +118,18 @@ def _mean(parts: Sequence[dict[str, np.ndarray]], pair: Pair) -> dict[str, np.nd
         raise ValueError(f"{pair.name}: expected a seed that both sides have, got none")
     if any(not np.array_equal(part["row"], parts[0]["row"]) for part in parts):
         raise ValueError(f"{pair.name}: expected the same targets from every seed, got different ones")
-    return {**parts[0], **{name: np.mean([part[name] for part in parts], axis=0) for name in METRICS}}
+    return {**parts[0], **{name: np.mean([part[name] for part in parts], axis=0) for name in pair.metrics}}
 
 
 def _records(
     pair: Pair, scope: str, subset: str, left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray],
     mask: np.ndarray,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    values = np.column_stack([side[name][mask] for name in METRICS for side in (left, right)])
+    values = np.column_stack([side[name][mask] for name in pair.metrics for side in (left, right)])
     drawn = Bootstrap(left["user"][mask], SEED).means(values)
     means = values.mean(0)
     found = []
-    for at, metric in enumerate(METRICS):
+    for at, metric in enumerate(pair.metrics):
         (mean_a, mean_b), (a, b) = means[2 * at : 2 * at + 2], drawn[:, 2 * at : 2 * at + 2].T
         record: dict[str, Any] = {
             "scope": scope,

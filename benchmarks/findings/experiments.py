@@ -93,7 +93,7 @@ NO_COUNTS: Mapping[str, Any] = {"every_model.popularity": []}
 
 GROUPS = {
     MOVIETWEETINGS: (
-        "models", "claims", "fused", "hourly steps", "intervals", "logq", "samplers", "losses",
+        "models", "claims", "fused", "prerank", "hourly steps", "intervals", "logq", "samplers", "losses",
         "hard negatives", "training", "inputs", "popularity", "history", "features",
     ),
     COMPLETEJOURNEY: (
@@ -124,6 +124,7 @@ def _all(data: str) -> tuple[Experiment, ...]:
         Experiment("claims/with counts", data, strategies=UPDATES),
         Experiment("claims/without counts", data, strategies=UPDATES, changes=NO_COUNTS),
         *_fused(data),
+        *_prerank(data),
         *_intervals(data),
         *_hourly_steps(data),
         *_training(data),
@@ -145,6 +146,13 @@ def _fused(data: str) -> tuple[Experiment, ...]:
             for name, channels in blends.items()
         ),
     )
+
+
+def _prerank(data: str) -> tuple[Experiment, ...]:
+    """The first of that ranking, ordered again."""
+    before = "fused/sequence as well"
+    blended = next(one.channels[1:] for one in _fused(data) if one.name == before)
+    return (Experiment("prerank/after it", data, ("prerank", *blended), (SHOWN,), against=before),)
 
 
 def _intervals(data: str) -> tuple[Experiment, ...]:

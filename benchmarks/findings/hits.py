@@ -16,6 +16,8 @@ from deploy.backtest.targets import Targets
 
 CUT = 50
 """Recall is shown at this length."""
+SHORT_CUT = 20
+"""And where a list is ordered again, at this one."""
 
 
 def condense(predictions: Path, about: dict[str, Any], targets: Targets) -> pa.Table:
@@ -57,7 +59,7 @@ class Hits:
         return cls(pq.read_table(file, read_dictionary=["strategy", "channel", "scope"]))
 
     def of(self, strategy: str, channel: str, scope: str) -> dict[str, np.ndarray]:
-        """row, user, recall@50 and ndcg@100 float64, touched, of n targets in order of their rows."""
+        """row, user, recall@20, recall@50 and ndcg@100 float64, touched, of n targets in order of their rows."""
         wanted = {"strategy": strategy, "channel": channel, "scope": scope}
         mask = np.logical_and.reduce(
             [pc.equal(self._table[name], value).to_numpy() for name, value in wanted.items()]
@@ -69,6 +71,6 @@ class Hits:
             "row": part["row"].to_numpy(),
             "user": part["user"].to_numpy(),
             "touched": part["touched"].to_numpy(),
-            f"recall@{CUT}": (there & (place < CUT)).astype(np.float64),
+            **{f"recall@{cut}": (there & (place < cut)).astype(np.float64) for cut in (SHORT_CUT, CUT)},
             "ndcg@100": np.where(there, 1 / np.log2(np.maximum(place, 0) + 2), 0.0),
         }
