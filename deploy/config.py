@@ -18,6 +18,7 @@ from models.model_config import FeatureConfig, ModelConfig
 from models.ranking.rank_config import RankConfig
 from serving.channels.names import BUILT_IN, EDITORIAL, OWN_ITEMS, POPULAR_NOW
 from serving.config import ServingConfig
+from serving.fusion_config import CANDIDATES
 from stream.archive import ArchiveConfig
 from stream.intake import IntakeConfig
 from stream.joined_log import JoinedLogConfig
@@ -133,11 +134,21 @@ class Config(BaseModel):
             raise ValueError(
                 f"channels: expected names that no model has, for answers name an item's channel, got {both}"
             )
+        if CANDIDATES in self.rankers:
+            raise ValueError(
+                f"rankers: expected other names than {CANDIDATES!r}, for serving.prerank.model means the "
+                "network over all candidates by it (update.prerank)"
+            )
         if self.rankers and not self.join.enabled:
             raise ValueError("rankers: expected join.enabled = true, for they learn from its rows, got false")
         for stage in ("prerank", "rank"):
             wanted = getattr(self.serving, stage).model
-            if wanted and wanted not in self.rankers:
+            if stage == "prerank" and wanted == CANDIDATES:
+                if not self.update.prerank:
+                    raise ValueError(
+                        f"serving.prerank.model: {CANDIDATES!r} expected update.prerank = true, got false"
+                    )
+            elif wanted and wanted not in self.rankers:
                 raise ValueError(
                     f"serving.{stage}.model: expected one of {', '.join(self.rankers) or 'no'} rankers, got "
                     f"{wanted!r}; declare it under [rankers]"

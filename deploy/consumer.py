@@ -16,9 +16,9 @@ from deploy.wiring import (
     dead_letters,
     intake,
     joined_log,
-    popular_counts,
     profiles,
 )
+from deploy.wiring_counts import item_counts
 from deploy.wiring_training import incremental_updater
 
 
@@ -33,8 +33,8 @@ def run_consumer(config: Config, stop: threading.Event) -> None:
         online = stack.enter_context(contextlib.closing(profiles(config)))
         letters = stack.enter_context(dead_letters(config))
         writer = stack.enter_context(contextlib.closing(catalogue_writer(config)))
-        popular = stack.enter_context(popular_counts(config))
-        taking_in = intake(config, held, online, letters, popular)
+        counts = stack.enter_context(item_counts(config))
+        taking_in = intake(config, held, online, letters, counts)
         joined = joined_log(config)
         stack.enter_context(metrics_page(config.metrics, taking_in.counts, JoinCollector(joined.counts)))
         loops: dict[str, Loop] = {

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from deploy.config import Config
 from deploy.errors import StartError
-from deploy.wiring import async_profiles, open_producer, pointer, popular_reader, registry
+from deploy.wiring import async_profiles, open_producer, pointer, registry
+from deploy.wiring_counts import count_readers, popular_reader
 from serving.server import AddressInUse, serve
 from stream.catalogue import Catalogue
 from stream.event import Event
@@ -32,6 +33,7 @@ def run_server(config: Config, stop: threading.Event) -> None:
                 events=publish,
                 catalogue=Catalogue(config.catalogue_dir),
                 popular=popular_reader(config),
+                counts=count_readers(config),
             )
         except AddressInUse as error:
             raise StartError(str(error)) from None

@@ -4,7 +4,7 @@ What trains is built in deploy/wiring_training.py, so that a process that does n
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deploy import catalogue_import
@@ -18,7 +18,7 @@ from stream.catalogue_intake import CatalogueIntake
 from stream.dead_letters import DeadLetters
 from stream.intake import Intake
 from stream.joined_log import JoinedLog
-from stream.popular_store import PopularCounts, PopularReader
+from stream.popular_store import PopularCounts
 from stream.producer import EventProducer
 from stream.profiles import AsyncProfiles, Profiles
 from updater.schedule import DailyJob, Schedule
@@ -52,35 +52,16 @@ def async_profiles(config: Config) -> AsyncProfiles:
     return AsyncProfiles(resolved(config).redis.url, config.profiles)
 
 
-@contextlib.contextmanager
-def popular_counts(config: Config) -> Iterator[PopularCounts | None]:
-    """The writing end of what is popular now, None when it is off. Raises Unreachable."""
-    if not config.popular_now.enabled:
-        yield None
-        return
-    with contextlib.closing(
-        PopularCounts(resolved(config).redis.url, config.popular_now, config.profiles.prefix)
-    ) as counts:
-        yield counts
-
-
-def popular_reader(config: Config) -> PopularReader | None:
-    """The reading end of what is popular now, None when it is off."""
-    if not config.popular_now.enabled:
-        return None
-    return PopularReader(resolved(config).redis.url, config.popular_now, config.profiles.prefix)
-
-
 def intake(
     config: Config,
     held: Archive,
     online: Profiles,
     letters: DeadLetters,
-    popular: PopularCounts | None = None,
+    counts: Sequence[PopularCounts] = (),
 ) -> Intake:
-    """From Kafka into `held`, `online` and `popular`."""
+    """From Kafka into `held`, `online` and `counts`."""
     kafka = resolved(config).kafka
-    return Intake(kafka, held, online, letters, config=config.intake, popular=popular)
+    return Intake(kafka, held, online, letters, config=config.intake, counts=counts)
 
 
 def joined_log(config: Config) -> JoinedLog:

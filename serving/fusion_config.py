@@ -58,12 +58,20 @@ class SceneConfig(BaseModel):
     )
 
 
+CANDIDATES = "candidates"
+"""Model of the pre-rank stage that is the network fitted to all candidates (models/prerank.py)."""
+
+
 class StageConfig(BaseModel):
     """One stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("", description="Ranker of the bundle; empty = the stage is off.")
+    model: str = Field(
+        "",
+        description="Ranker of the bundle; for the pre-rank also candidates, the network "
+        "that update.prerank fits; empty = the stage is off.",
+    )
     candidates: int = Field(
         200, ge=1, le=10_000, description="How many it orders: of the fused list, or of the stage before."
     )

@@ -59,7 +59,7 @@ class Hits:
         return cls(pq.read_table(file, read_dictionary=["strategy", "channel", "scope"]))
 
     def of(self, strategy: str, channel: str, scope: str) -> dict[str, np.ndarray]:
-        """row, user, recall@20, recall@50 and ndcg@100 float64, touched, of n targets in order of their rows."""
+        """row, user, recall@20 and @50, ndcg@100 float64, touched, of n targets in order of their rows."""
         wanted = {"strategy": strategy, "channel": channel, "scope": scope}
         mask = np.logical_and.reduce(
             [pc.equal(self._table[name], value).to_numpy() for name, value in wanted.items()]

@@ -272,8 +272,8 @@ def readme_models(data: Results) -> str:
 
 
 PARTS: dict[str, Callable[..., str]] = {
-    "setup": setup, "models": models, "claims": claims, "variants": variants, "prerank": prerank, "goals": goals,
-    "choosing": choosing, "readme models": readme_models,
+    "setup": setup, "models": models, "claims": claims, "variants": variants, "prerank": prerank,
+    "goals": goals, "choosing": choosing, "readme models": readme_models,
 }  # fmt: skip
 
 

@@ -14,7 +14,8 @@ import torch
 from deploy.config import Config
 from deploy.config_load import load
 from deploy.threads import run_together
-from deploy.wiring import archive, dead_letters, intake, pointer, popular_counts, profiles
+from deploy.wiring import archive, dead_letters, intake, pointer, profiles
+from deploy.wiring_counts import item_counts
 from deploy.wiring_training import incremental_updater
 from updater.state import TrainingState
 
@@ -46,8 +47,8 @@ def run(file: Path, until_ms: int, output: Path) -> None:
         held = stack.enter_context(archive(config))
         online = stack.enter_context(contextlib.closing(profiles(config)))
         letters = stack.enter_context(dead_letters(config))
-        popular = stack.enter_context(popular_counts(config))
-        taking_in = intake(config, held, online, letters, popular)
+        counts = stack.enter_context(item_counts(config))
+        taking_in = intake(config, held, online, letters, counts)
         run_together(stop, {"intake": taking_in.run, "updater": updater.run, "watch": watch})
     if updater.state is not None:
         output.write_text("\n".join(f"{key} {value}" for key, value in digests(updater.state).items()))
