@@ -19,19 +19,30 @@ from models.artifact import Artifact
 from models.blend import POPULARITY, Blend
 from models.blend_candidates import Said, candidates
 from models.blend_fit import BlendRows, fit_blend
-from models.bundle import BLEND_FILE, POPULARITY_FILE, neighbours_file
+from models.bundle import BLEND_FILE, POPULARITY_FILE, PRERANK_FILE, neighbours_file
 from models.delta import PopularityList
 from models.index import load_items
 from models.item_to_item import ItemToItemConfig
 from models.learner import Learner, Moments, Samples
 from models.neighbour_rows import NeighbourRows
 from models.neighbours import Neighbours
+from models.prerank import Prerank
+from models.prerank_fit import fit_prerank
 from models.query import Queries
 from models.retrieve import dense_scores
 from models.samplers import uniform_by_key
+from updater.request_signals import RequestSignals
 
 _BLOCK = 64
 """Targets asked at once: a block's scores are float32[64, items] per channel."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a bundle gets; None = nothing yet."""
+
+    blend: Blend | None
+    prerank: Prerank | None
 
 
 class BlendRefit:
@@ -42,10 +53,13 @@ class BlendRefit:
 
     def __init__(
         self, parent: Artifact, positives: tuple[str, ...], channels: Mapping[str, ItemToItemConfig],
-        targets: int, seed: int,
+        targets: int, seed: int, signals: RequestSignals | None = None,
     ) -> None:  # fmt: skip
-        """targets: how many are asked at most; seed: which ones, and the order of the fit."""
+        """targets: how many are asked at most; seed: which ones, and the order of the fit. signals: what is
+        known of items, for a pre-rank network; None = fit none.
+        """
         self._parent, self._positives, self._targets, self._seed = parent, positives, targets, seed
+        self._signals = signals
         self._channels = {
             name: config
             for name, config in channels.items()
@@ -62,21 +76,24 @@ class BlendRefit:
         places = self._chosen(samples)
         moments = learner.moments(samples, places)
         if self._asked is None:
-            self._asked = _Asked(moments, learner.target_keys(samples.take(places)))
+            chosen = samples.take(places)
+            asked_ms = chosen.ts_ms
+            if self._signals:
+                asked_ms = self._signals.asked_ms(chosen.request, chosen.ts_ms)
+            self._asked = _Asked(moments, learner.target_keys(chosen), asked_ms)
         items = load_items(self._parent, name)
         self._said[name] = _Model(learner.queries(moments), items.keys, items.base.vectors)
 
-    def fitted(self) -> Blend | None:
-        """The blend after this stretch; the parent's where nothing could be asked."""
-        before = None
-        if self._parent.has(BLEND_FILE):
-            before = Blend.from_tensors(self._parent.tensors(BLEND_FILE))
+    def fitted(self) -> Fitted:
+        """Blend and pre-rank network after this stretch; the parent's where nothing could be asked."""
+        before = self._of_the_parent()
         if self._asked is None:
             return before
         channels = self._channels_of(self._asked)
         rows = BlendRows(tuple(channels))
         every = pc.unique(pa.concat_arrays([channel.keys for channel in channels.values()]))
         codes_of = {name: _Codes.of(channel.keys, every) for name, channel in channels.items()}
+        entries = self._signals.entries(every) if self._signals else None
         target = pc.fill_null(pc.index_in(self._asked.targets, every), -1).to_numpy(zero_copy_only=False)
         for begin in range(0, len(target), _BLOCK):
             part = slice(begin, min(begin + _BLOCK, len(target)))
@@ -84,8 +101,22 @@ class BlendRefit:
             for row in range(part.stop - part.start):
                 codes, scores_CN = candidates(said, row)
                 place = np.flatnonzero(codes == target[begin + row])
-                rows.add(scores_CN, int(place[0]) if len(place) else -1)
-        return fit_blend(before or Blend.fresh(rows.channels), rows, self._seed)
+                signals = None
+                if self._signals and entries is not None:
+                    signals = self._signals.of(entries[codes], int(self._asked.asked_ms[begin + row]))
+                rows.add(scores_CN, int(place[0]) if len(place) else -1, signals)
+        blend = fit_blend(before.blend or Blend.fresh(rows.channels), rows, self._seed)
+        if not self._signals:
+            return Fitted(blend, None)
+        return Fitted(blend, fit_prerank(before.prerank, blend, rows, self._seed))
+
+    def _of_the_parent(self) -> Fitted:
+        blend = prerank = None
+        if self._parent.has(BLEND_FILE):
+            blend = Blend.from_tensors(self._parent.tensors(BLEND_FILE))
+        if self._signals and self._parent.has(PRERANK_FILE):
+            prerank = Prerank.from_tensors(self._parent.tensors(PRERANK_FILE))
+        return Fitted(blend, prerank)
 
     def _channels_of(self, asked: _Asked) -> dict[str, _Channel]:
         channels: dict[str, _Channel] = dict(self._said)
@@ -108,10 +139,13 @@ class BlendRefit:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The moments of the targets, and the keys string[n] of what was taken."""
+    """The moments of the targets, the keys string[n] of what was taken, and when their requests began,
+    int64[n] ms.
+    """
 
     moments: Moments
     targets: pa.Array
+    asked_ms: Int64Array
 
 
 class _Channel(Protocol):

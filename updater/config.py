@@ -23,6 +23,11 @@ class UpdateConfig(BaseModel):
         description="Targets of the new stretch that the parent's channels are asked for, to fit how serving "
         "blends them; 0 = no blend.",
     )
+    prerank: bool = Field(
+        False,
+        description="Fit a pre-rank network to the same targets: it orders what the blend puts first by what "
+        'is known of the items as well. Serve it with serving.prerank.model = "candidates".',
+    )
     seed: int = Field(7, description="Seed of the daily shuffle; a model's own seed is in its section.")
     threads: int = Field(1, ge=1, description="Torch threads of the consumer's incremental steps.")
     # One: beside a busy neighbour two threads spin at their barriers and train several times slower.

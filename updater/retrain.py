@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.artifact import Content
-from models.bundle import BLEND_FILE, BundleFields
+from models.bundle import BLEND_FILE, PRERANK_FILE, BundleFields
 from models.index import IndexConfig, item_files
 from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
@@ -27,6 +27,8 @@ from updater.gates import check_model
 from updater.incremental import CatalogueAt
 from updater.item_channels import COLUMNS
 from updater.rankers import RankerRetrain, TrainedRankers
+from updater.request_signals import COLUMNS as COLUMNS_OF_SIGNALS
+from updater.request_signals import HORIZON_MS, RequestSignals
 from updater.sample_order import Shuffled
 from updater.state import Progress, Recipe, Stretch, Trained, TrainingState, ask_nobody
 
@@ -89,8 +91,9 @@ class FullRetrain:
         blend = None
         if bundle is not None and self.config.blend_targets:
             blend = BlendRefit(
-                bundle, self.recipe.positives, self.recipe.channels, self.config.blend_targets, last.sequence
-            )
+                bundle, self.recipe.positives, self.recipe.channels, self.config.blend_targets, last.sequence,
+                self._signals(watermark_ms, last) if self.config.prerank else None,
+            )  # fmt: skip
         trained = state.retrain(
             stretches,
             last.interval_end_ms,
@@ -101,8 +104,12 @@ class FullRetrain:
             before=blend.ask if blend else ask_nobody,
         )
         files: dict[str, Content] = dict(state.files())
-        if blend and (weights := blend.fitted()):
-            files[BLEND_FILE] = weights.tensors()
+        if blend:
+            fitted = blend.fitted()
+            if fitted.blend:
+                files[BLEND_FILE] = fitted.blend.tensors()
+            if fitted.prerank:
+                files[PRERANK_FILE] = fitted.prerank.tensors()
         catalogue = stretches[-1][1]
         rankers = TrainedRankers()
         if self.rankers:
@@ -114,6 +121,12 @@ class FullRetrain:
         return self._publish(
             state, files | rankers.files, rankers.entries, trained, parent, last, catalogue.sequence, progress
         )
+
+    def _signals(self, watermark_ms: int | None, last: Seal) -> RequestSignals:
+        """What was known of items during the stretch."""
+        since_ms = (watermark_ms or 0) - HORIZON_MS
+        events = self.archive.read(since_ms, last.interval_end_ms, COLUMNS_OF_SIGNALS)
+        return RequestSignals(events, self.recipe.positives)
 
     def _stretches(self, events: pa.Table, seals: list[Seal]) -> list[Stretch]:
         """The events, cut where the catalogue changed between two intervals, with the catalogue of each

@@ -1,10 +1,9 @@
-"""What was known of items when a target's request began: counts of all events before, and ages."""
+"""What was known of items when a target's request began: counts of all events before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from deploy.backtest.targets import Targets
@@ -26,5 +25,4 @@ class MomentSignals:
 
     def of(self, row: int, codes: Int64Array) -> Float32Array:
         """float32[N, S] of the items `codes` when target number `row` was asked for."""
-        moments = np.full(len(codes), self._asked_ms[row])
-        return self._signals.values_of(self._entries[codes], moments)
+        return self._signals.values(self._entries[codes], int(self._asked_ms[row]))

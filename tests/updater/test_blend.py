@@ -8,16 +8,20 @@ import pyarrow as pa
 import pytest
 
 from models.blend import Blend
-from models.bundle import BLEND_FILE
+from models.bundle import BLEND_FILE, PRERANK_FILE
 from models.index import load_items
+from models.item_signals import SIGNALS
+from models.key_bytes import hash_keys
 from models.learner import Learner
 from models.moments import Moments
+from models.prerank import Prerank
 from models.registry import Registry
 from models.retrieve import dense_scores
 from tests.updater.test_item_channels import CHANNELS
 from tests.updater.test_loop import assert_same_bytes
 from tests.updater.world import HOUR, RECIPE, START, UPDATE, World
 from updater.blend import BlendRefit, newest
+from updater.request_signals import RequestSignals
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +89,50 @@ def test_models_are_asked_before_they_train_with_the_parents_items(world: World)
         scores, known = said.scores(part)
         assert known is None
         np.testing.assert_allclose(scores, expected[part], rtol=1e-5, atol=1e-6)
-    blend = refit.fitted()
-    assert blend is not None
-    assert blend.channels == (name, *CHANNELS, "popularity")
+    fitted = refit.fitted()
+    assert fitted.blend is not None
+    assert fitted.blend.channels == (name, *CHANNELS, "popularity")
+    assert fitted.prerank is None
+
+
+def test_a_pre_rank_network_beside_it_where_one_is_wanted(world: World, tmp_path: Path) -> None:
+    wanted = World(tmp_path, world.recipe)
+    config = UPDATE.model_copy(update={"prerank": True})
+    bundles = []
+    for hours in ((0, 4), (4, 8), (8, 10)):
+        wanted.pass_hours(*hours)
+        bundles.append(wanted.registry.open_bundle(wanted.retrain(config=config)))
+    assert [bundle.has(PRERANK_FILE) for bundle in bundles] == [False, True, True]
+    networks = [Prerank.from_tensors(bundle.tensors(PRERANK_FILE)) for bundle in bundles[1:]]
+    assert set(networks[0].channels) == {*RECIPE.models, *CHANNELS, "popularity"}
+    assert len(networks[0].mean) == 1 + 2 * len(networks[0].channels) + SIGNALS
+    # The second goes on from the first; the blend beside it is as without.
+    assert networks[0].mean.tobytes() == networks[1].mean.tobytes()
+    assert networks[0].w2.tobytes() != networks[1].w2.tobytes()
+    alone = blend_of(world.registry, world.registry.bundles()[1])
+    both = Blend.from_tensors(bundles[1].tensors(BLEND_FILE))
+    assert alone is not None
+    assert both.weights.tobytes() == alone.weights.tobytes()
+    assert not world.registry.open_bundle(world.registry.bundles()[1]).has(PRERANK_FILE)
+
+
+def test_requests_begin_with_their_first_event_of_any_kind() -> None:
+    events = pa.table(
+        {
+            "ts_ms": pa.array([10, 20, 30, 40, 50], pa.int64()),
+            "item_id": ["#1", "#2", "#1", "#1", "#2"],
+            "kind": ["impression", "impression", "click", "click", "impression"],
+            "request_id": ["r", "s", "r", "", ""],
+        }
+    )
+    signals = RequestSignals(events, ("click",))
+    hashes = hash_keys(pa.array(["r", "s", "t"]))
+    asked_ms = signals.asked_ms(np.array([*hashes, -3]), np.array([30, 19, 45, 40]))
+    assert asked_ms.tolist() == [10, 19, 45, 40]
+    items = signals.entries(pa.array(["#1", "#2", "#3"]))
+    counts = np.expm1(signals.of(items, 41)[:, [3, 7]])  # taken and shown, by the longest half-life
+    np.testing.assert_allclose(counts, [[2, 1], [0, 1], [0, 0]], rtol=1e-6)
+    assert not signals.of(items, 10).any()
 
 
 def test_newest_by_hand() -> None:
