@@ -27,7 +27,7 @@ from models.moments import Moments
 from models.neighbour_rows import NeighbourRows
 from models.registry import Registry
 from serving.channels.moment import moment_of
-from serving.channels.names import EDITORIAL, FRESH, OWN_ITEMS, POPULARITY
+from serving.channels.names import EDITORIAL, FRESH, OWN_ITEMS, POPULARITY, SAME
 from serving.profile import Profile
 from serving.schema import RecallAnswer, RecallRequest
 from serving.snapshot import ITEM_TABLE, LoadTower, UserTower
@@ -152,7 +152,7 @@ class AuditCheck:
         asked: dict[str, _Asked] = {}
         worst, mixed = 0.0, ""
         for item in answer.items:
-            if item.channel in (OWN_ITEMS, EDITORIAL, FRESH):
+            if item.channel in (OWN_ITEMS, EDITORIAL, FRESH) or item.channel.startswith(SAME):
                 continue  # they read no file of a version: the profile, what editors wrote, the catalogue
             key = encode_id(item.id)
             if item.channel == POPULARITY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,10 +23,37 @@ class SeenRule(BaseModel):
     )
 
 
-class FilterConfig(BaseModel):
-    """What every answer leaves out, whatever the request says."""
+AttributeValue = str | int | float | bool
+Values = dict[str, tuple[AttributeValue, ...]]
+
+
+class AttributeRules(BaseModel):
+    """What answers leave out by item attributes of the catalogue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    blocked: Values = Field(
+        default_factory=dict,
+        description="Attribute -> values: an item with one of them is left out (author_id = [17]).",
+    )
+    require: Values = Field(
+        default_factory=dict,
+        description="Attribute -> values: an item with none of them is left out (available = [true]).",
+    )
+    missing: Literal["allow", "block"] = Field(
+        "allow",
+        description="What becomes of an item of the catalogue that lacks a required attribute. One that the "
+        "catalogue does not know is always allowed.",
+    )
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Attributes that are read."""
+        return frozenset(self.blocked) | frozenset(self.require)
+
+
+class FilterConfig(AttributeRules):
+    """What every answer leaves out, whatever the request says."""
 
     seen: tuple[SeenRule, ...] = Field(
         (),

@@ -26,7 +26,11 @@ from models.neighbour_rows import NeighbourRows
 from models.neighbours import Neighbours
 from models.query import Queries
 from models.retrieve import retrieve
+from serving.attributes import ItemAttributes
+from serving.channels.same import ByValue
+from serving.eligible import Eligible
 from serving.errors import SnapshotRefused
+from serving.filters import AttributeRules
 from serving.fresh import NO_ATTRIBUTES, CatalogueReader, Fresh
 from serving.stages import ServedRanker
 
@@ -141,7 +145,8 @@ class Snapshot:
 
     names: the recall models (`channels`) and item-to-item channels (`neighbours`) in the order in which they
     are merged. blend: how their scores are added up, None while the bundle has none. fresh: what the
-    catalogue brought since. rankers: of the bundle, by name.
+    catalogue brought since. rankers: of the bundle, by name. attributes: of items, as of the catalogue;
+    by_value, eligible: what was worked out from them and is needed again.
     """
 
     bundle: str
@@ -158,6 +163,11 @@ class Snapshot:
     blend: Blend | None = None
     fresh: Fresh = field(default_factory=Fresh)
     rankers: Mapping[str, ServedRanker] = field(default_factory=dict)
+    attributes: ItemAttributes = field(default_factory=ItemAttributes)
+    by_value: dict[str, ByValue] = field(default_factory=dict, repr=False)
+    eligible: dict[tuple[int, ...], tuple[Sequence[AttributeRules], Eligible]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def history_kinds(self) -> frozenset[str]:

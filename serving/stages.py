@@ -83,25 +83,27 @@ def spread(rejected: Sequence[Rejected], most: int) -> list[Rejected]:
 
 @dataclass(frozen=True)
 class Staged:
-    """What a stage made of its candidates: kept in its order, with the scores by stage; and the others."""
+    """What a stage made of its candidates: all in its order, with the scores by stage. rejected: those it
+    turned down; they come only where nothing else is left.
+    """
 
-    kept: list[Fused]
+    order: list[Fused]
     scores: Mapping[str, Mapping[str, float]]
     rejected: tuple[Rejected, ...] = ()
 
     def then(self, stage: str, candidates: int, scores: Float32Array, keep: int) -> Staged:
-        """After one more stage over the first `candidates` of what is kept; scores: float32 of these.
+        """After one more stage over the first `candidates`; scores: float32 of these; keep: how many of them
+        it does not turn down.
 
         What the stage does not look at follows behind what it ordered.
         """
-        asked, rest = self.kept[:candidates], self.kept[candidates:]
+        asked, rest = self.order[:candidates], self.order[candidates:]
         order = np.argsort(-scores, kind="stable")
         ranked = [asked[at] for at in order]
         by_key = {one.key: float(scores[at]) for at, one in enumerate(asked)}
-        kept = (ranked + rest)[:keep]
         cutoff = by_key[ranked[min(keep, len(ranked)) - 1].key] if ranked and keep else 0.0
         rejected = tuple(
             Rejected(one.key, stage, rank, by_key[one.key], cutoff)
             for rank, one in enumerate(ranked[keep:], keep)
         )
-        return Staged(kept, {**self.scores, stage: by_key}, self.rejected + rejected)
+        return Staged(ranked + rest, {**self.scores, stage: by_key}, self.rejected + rejected)

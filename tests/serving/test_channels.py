@@ -12,8 +12,9 @@ from serving.audit import AuditCheck, AuditLog, read_audit
 from serving.config import ServingConfig
 from serving.errors import NotFound, SnapshotRefused
 from serving.profile import NO_PROFILE
-from serving.recall import recall, similar
+from serving.recall import recall
 from serving.schema import RecallRequest
+from serving.similar import similar
 from serving.snapshot import Snapshot
 from tests.serving.test_recall import CLICKS, profile
 from tests.serving.world import FakeTower, World

@@ -10,8 +10,9 @@ from models.moments import HistoryLists
 from serving.channels.moment import moment_of
 from serving.errors import BadRequest, NotFound
 from serving.profile import NO_PROFILE
-from serving.recall import recall, similar
+from serving.recall import recall
 from serving.schema import RecallRequest
+from serving.similar import similar
 from tests.serving.world import HOUR, FakeProfiles, World
 
 

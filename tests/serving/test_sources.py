@@ -16,6 +16,7 @@ from serving.channels.of_snapshot import sources_of
 from serving.channels.own import OwnItemsConfig, OwnItemsSource
 from serving.channels.popular import PopularSource
 from serving.config import ServingConfig
+from serving.eligible import eligible
 from serving.errors import EditorialRefused
 from serving.filters import FilterConfig, barred
 from serving.profile import NO_PROFILE
@@ -154,7 +155,7 @@ def test_scores_of_a_channel_are_those_of_its_candidates(served):
     ask = asked(history, scene="tab")
     lists = {"": ["i9", "i2"]}
     logs = {"popularity": np.log1p}
-    for name, source in sources_of(served, OwnItemsConfig(), lists).items():
+    for name, source in sources_of(eligible(served, ()), ServingConfig(), lists).items():
         ranking = source.candidates(ask, 9)
         assert ranking or name == "fresh"
         if not ranking:

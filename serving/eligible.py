@@ -1,0 +1,139 @@
+"""What of a snapshot may be answered under a scene's attribute rules: the same snapshot, without the rest.
+
+Rules are worked out once for a snapshot and a scene, beside the requests: items that they leave out are
+masked out of every index, like deleted ones, so that a request pays nothing for them and is not left short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from models.arrays import BoolArray
+from models.id_table import IdTable
+from models.item_index import ItemIndex
+from models.neighbours import Neighbours
+from serving.attributes import ItemAttributes
+from serving.filters import AttributeRules, AttributeValue
+from stream.change import plain_text
+
+if TYPE_CHECKING:
+    from serving.snapshot import Snapshot
+
+_NO_ENTRIES = np.zeros(0, bool)
+
+
+class Barred(Container[str]):
+    """The key texts of items that nobody may get: deleted ones, and entries of the attributes under a mask.
+
+    It takes no time to make, however many there are; a key is looked up when it is first asked for.
+    """
+
+    def __init__(self, deleted: Container[str], attributes: ItemAttributes, out: BoolArray) -> None:
+        """out: bool[entries]."""
+        self._deleted, self._attributes, self._out = deleted, attributes, out
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the item may not be answered."""
+        if not isinstance(key, str):
+            return False
+        barred = self._known.get(key)
+        if barred is None:
+            entry = int(self._attributes.entries([key])[0])
+            barred = key in self._deleted or (entry >= 0 and bool(self._out[entry]))
+            self._known[key] = barred
+        return barred
+
+
+@dataclass(frozen=True, eq=False)
+class Eligible:
+    """A snapshot whose channels find only what may be answered.
+
+    gone: what lists must leave out; out: bool[entries of the attributes], what the rules leave out; filters:
+    how many items of the catalogue each rule leaves out.
+    """
+
+    snapshot: Snapshot
+    gone: Container[str]
+    out: BoolArray = field(default_factory=lambda: _NO_ENTRIES)
+    filters: Mapping[str, int] = field(default_factory=dict)
+
+    def without(self, closed: BoolArray) -> Eligible:
+        """The same without the items under another mask bool[entries of the attributes]."""
+        return _masked(self.snapshot, self.out | closed if len(self.out) else closed, self.filters)
+
+
+def eligible(snapshot: Snapshot, rules: Sequence[AttributeRules]) -> Eligible:
+    """What may be answered from a snapshot under rules that all hold; made once, then remembered.
+
+    Whoever serves asks for it before the first request does (Swapper).
+    """
+    name = tuple(id(one) for one in rules)
+    held = snapshot.eligible.get(name)
+    if held is None:
+        filters: dict[str, BoolArray] = {}
+        for one in rules:
+            for filter_name, mask in _masks(one, snapshot.attributes):
+                filters[filter_name] = filters[filter_name] | mask if filter_name in filters else mask
+        out = np.logical_or.reduce(list(filters.values())) if filters else _NO_ENTRIES
+        made = _masked(snapshot, out, {name: int(mask.sum()) for name, mask in filters.items()})
+        held = snapshot.eligible.setdefault(name, (rules, made))
+    return held[1]
+
+
+def _masks(rules: AttributeRules, attributes: ItemAttributes) -> list[tuple[str, BoolArray]]:
+    masks = []
+    for name, values in rules.blocked.items():
+        if name in attributes.columns:
+            masks.append((f"blocked {name}", attributes.columns[name].among(_texts(values))))
+    for name, values in rules.require.items():
+        if name in attributes.columns:
+            column = attributes.columns[name]
+            lacking = ~column.among(_texts(values))
+            if rules.missing == "allow":
+                lacking &= column.codes >= 0
+            masks.append((f"require {name}", lacking))
+    return masks
+
+
+def _texts(values: Sequence[AttributeValue]) -> list[str]:
+    return [plain_text(value) for value in values]
+
+
+def _masked(snapshot: Snapshot, out: BoolArray, filters: Mapping[str, int]) -> Eligible:
+    """A snapshot without what is deleted and without entries under `out`."""
+    deleted, attributes = snapshot.fresh.gone, snapshot.attributes
+    if not deleted and not out.any():
+        return Eligible(snapshot, deleted, out, filters)
+    hidden = np.append(out, False)  # the last: what the catalogue does not know
+
+    def allowed(table: IdTable) -> BoolArray:
+        if not len(out):
+            return np.ones(table.entry_capacity, bool)
+        found: BoolArray = ~hidden[attributes.entries_of(table)]
+        return found
+
+    def searched(items: ItemIndex) -> ItemIndex:
+        return items.only(np.concatenate([allowed(items.base_lookup), allowed(items.overlay_lookup)]))
+
+    def neighbouring(items: Neighbours) -> Neighbours:
+        """Neighbours of a deleted item are still there, and it is theirs."""
+        mask, gone = allowed(items.ids), items.lookup(pa.array(list(deleted), pa.string()))
+        mask[gone[gone >= 0]] = False
+        return items.only(mask)
+
+    channels, fresh = snapshot.channels, snapshot.fresh
+    if len(out):  # deleted items are in no index anyway
+        channels = {name: replace(one, items=searched(one.items)) for name, one in channels.items()}
+        young = ~hidden[attributes.ids.lookup(fresh.keys)]
+        fresh = replace(fresh, keys=fresh.keys.filter(pa.array(young)), born_ms=fresh.born_ms[young])
+    neighbours = {
+        name: replace(one, items=neighbouring(one.items)) for name, one in snapshot.neighbours.items()
+    }
+    masked = replace(snapshot, channels=channels, neighbours=neighbours, fresh=fresh)
+    return Eligible(masked, Barred(deleted, attributes, out) if len(out) else deleted, out, filters)
