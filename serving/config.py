@@ -98,7 +98,7 @@ class ServingConfig(BaseModel):
     def rules(self, scene: str) -> tuple[AttributeRules, ...]:
         """Attribute rules of a scene: those of all and its own. All of them hold."""
         own = (self.scenes[scene].filters,) if scene in self.scenes else ()
-        return tuple(one for one in (self.filters, *own) if one.attributes)
+        return tuple(one for one in (self.filters, *own) if one.active)
 
     @property
     def rankers(self) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from models.id_table import IdTable
 from models.item_index import ItemIndex
 from models.neighbours import Neighbours
 from serving.attributes import ItemAttributes
-from serving.filters import AttributeRules, AttributeValue
+from serving.filters import AttributeRules, AttributeValue, FilterConfig
 from stream.change import plain_text
+from stream.keys import encode_id
 
 if TYPE_CHECKING:
     from serving.snapshot import Snapshot
@@ -74,15 +75,24 @@ def eligible(snapshot: Snapshot, rules: Sequence[AttributeRules]) -> Eligible:
     Whoever serves asks for it before the first request does (Swapper).
     """
     name = tuple(id(one) for one in rules)
-    held = snapshot.eligible.get(name)
+    remembered = snapshot.eligible
+    held = remembered.get(name)
     if held is None:
-        filters: dict[str, BoolArray] = {}
+        masks: dict[str, BoolArray] = {}
+        blocked: frozenset[str] = frozenset()
         for one in rules:
             for filter_name, mask in _masks(one, snapshot.attributes):
-                filters[filter_name] = filters[filter_name] | mask if filter_name in filters else mask
-        out = np.logical_or.reduce(list(filters.values())) if filters else _NO_ENTRIES
-        made = _masked(snapshot, out, {name: int(mask.sum()) for name, mask in filters.items()})
-        held = snapshot.eligible.setdefault(name, (rules, made))
+                masks[filter_name] = masks[filter_name] | mask if filter_name in masks else mask
+            if isinstance(one, FilterConfig):
+                blocked |= {encode_id(item) for item in one.blocked_items}
+        out = np.logical_or.reduce(list(masks.values())) if masks else _NO_ENTRIES
+        filters = {name: int(mask.sum()) for name, mask in masks.items()}
+        if blocked:
+            filters["blocked"] = len(blocked)
+            fresh = snapshot.fresh
+            snapshot = replace(snapshot, fresh=replace(fresh, gone=fresh.gone | blocked))
+        held = (rules, _masked(snapshot, out, filters))
+        remembered[name] = held
     return held[1]
 
 
@@ -106,34 +116,38 @@ def _texts(values: Sequence[AttributeValue]) -> list[str]:
 
 
 def _masked(snapshot: Snapshot, out: BoolArray, filters: Mapping[str, int]) -> Eligible:
-    """A snapshot without what is deleted and without entries under `out`."""
+    """A snapshot without what is gone and without entries under `out`. An index of items lacks deleted ones
+    already; neighbours of a deleted item are still there, and it is theirs.
+    """
     deleted, attributes = snapshot.fresh.gone, snapshot.attributes
     if not deleted and not out.any():
         return Eligible(snapshot, deleted, out, filters)
     hidden = np.append(out, False)  # the last: what the catalogue does not know
 
-    def allowed(table: IdTable) -> BoolArray:
-        if not len(out):
-            return np.ones(table.entry_capacity, bool)
-        found: BoolArray = ~hidden[attributes.entries_of(table)]
+    keys = pa.array(list(deleted), pa.string())
+
+    def allowed(items: ItemIndex | Neighbours, *tables: IdTable) -> BoolArray:
+        """Of the positions of an index, which are the entries of these tables one after another."""
+        found = np.ones(sum(table.entry_capacity for table in tables), bool)
+        if len(out):
+            found = ~hidden[np.concatenate([attributes.entries_of(table) for table in tables])]
+        places = items.lookup(keys)
+        found[places[places >= 0]] = False
         return found
 
     def searched(items: ItemIndex) -> ItemIndex:
-        return items.only(np.concatenate([allowed(items.base_lookup), allowed(items.overlay_lookup)]))
+        return items.only(allowed(items, items.base_lookup, items.overlay_lookup))
 
     def neighbouring(items: Neighbours) -> Neighbours:
-        """Neighbours of a deleted item are still there, and it is theirs."""
-        mask, gone = allowed(items.ids), items.lookup(pa.array(list(deleted), pa.string()))
-        mask[gone[gone >= 0]] = False
-        return items.only(mask)
+        return items.only(allowed(items, items.ids))
 
-    channels, fresh = snapshot.channels, snapshot.fresh
-    if len(out):  # deleted items are in no index anyway
-        channels = {name: replace(one, items=searched(one.items)) for name, one in channels.items()}
-        young = ~hidden[attributes.ids.lookup(fresh.keys)]
-        fresh = replace(fresh, keys=fresh.keys.filter(pa.array(young)), born_ms=fresh.born_ms[young])
+    channels = {name: replace(one, items=searched(one.items)) for name, one in snapshot.channels.items()}
     neighbours = {
         name: replace(one, items=neighbouring(one.items)) for name, one in snapshot.neighbours.items()
     }
+    fresh = snapshot.fresh
+    if len(out):
+        young = ~hidden[attributes.ids.lookup(fresh.keys)]
+        fresh = replace(fresh, keys=fresh.keys.filter(pa.array(young)), born_ms=fresh.born_ms[young])
     masked = replace(snapshot, channels=channels, neighbours=neighbours, fresh=fresh)
     return Eligible(masked, Barred(deleted, attributes, out) if len(out) else deleted, out, filters)

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.profile import Profile
 from stream.event import Identifier, Kind
-from stream.keys import encode_id
 
 
 class SeenRule(BaseModel):
@@ -51,6 +50,11 @@ class AttributeRules(BaseModel):
         """Attributes that are read."""
         return frozenset(self.blocked) | frozenset(self.require)
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is left out for everybody."""
+        return bool(self.blocked or self.require)
+
 
 class FilterConfig(AttributeRules):
     """What every answer leaves out, whatever the request says."""
@@ -61,6 +65,11 @@ class FilterConfig(AttributeRules):
     )
     blocked_items: tuple[Identifier, ...] = Field((), description="Items that nobody gets.")
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is left out for everybody."""
+        return bool(self.blocked or self.require or self.blocked_items)
+
 
 def barred(
     config: FilterConfig, profile: Profile, ts_ms: int, exclude: set[str], exclude_seen: bool
@@ -68,15 +77,13 @@ def barred(
     """Filter -> item key texts that it leaves out of the answer at ts_ms; one item may be under several.
 
     request: its `exclude`; consumed: all that the user ever consumed, where the request asks for it;
-    seen, blocked: by configuration.
+    seen: by configuration. What nobody gets is in no channel to begin with (serving/eligible.py).
     """
     filters: dict[str, set[str]] = {}
     if exclude:
         filters["request"] = exclude
     if exclude_seen and profile.consumed:
         filters["consumed"] = set(profile.consumed)
-    if config.blocked_items:
-        filters["blocked"] = {encode_id(item) for item in config.blocked_items}
     if config.seen and (seen := _seen(config, profile, ts_ms)):
         filters["seen"] = seen
     return filters

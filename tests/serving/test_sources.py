@@ -105,7 +105,6 @@ def test_filters_by_kind_and_age():
     assert found == {
         "request": {"out"},
         "consumed": {"old"},
-        "blocked": {"bad"},
         "seen": {"new", "shown"},
     }
     assert barred(FilterConfig(), user, 10 * HOUR, set(), False) == {}
