@@ -26,6 +26,7 @@ from serving.validation import key_text
 
 _CONFIG = ServingConfig()
 _BUILT_IN = {POPULARITY: ChannelConfig(users="cold")}
+_NO_SCENE = SceneConfig()
 _EVERYBODY, _NOBODY = ChannelConfig(), ChannelConfig(users="nobody")
 
 
@@ -132,7 +133,7 @@ def ask(
         entry.kind in snapshot.history_kinds and entry.item_id and entry.ts_ms <= ts_ms
         for entry in reversed(profile.history)
     )
-    scene = config.scenes.get(named, SceneConfig())
+    scene = config.scenes.get(named, _NO_SCENE)
     channels = {**_BUILT_IN, **config.channels, **scene.channels}
     sources = _chosen(snapshot, sources_of(items, config, lists), channels, cold)
     given = {name: channels[name].timeout_ms if name in channels else None for name in sources}

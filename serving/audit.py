@@ -30,7 +30,8 @@ from serving.channels.moment import moment_of
 from serving.channels.names import EDITORIAL, FRESH, OWN_ITEMS, POPULARITY, SAME
 from serving.profile import Profile
 from serving.schema import RecallAnswer, RecallRequest
-from serving.snapshot import ITEM_TABLE, LoadTower, UserTower
+from serving.snapshot import ITEM_TABLE
+from serving.tower_contract import LoadTower, UserTower
 from stream.keys import encode_id
 
 RELATIVE_TOLERANCE = 1e-5

@@ -78,6 +78,7 @@ def eligible(snapshot: Snapshot, rules: Sequence[AttributeRules]) -> Eligible:
     remembered = snapshot.eligible
     held = remembered.get(name)
     if held is None:
+        _read_ahead(snapshot)
         masks: dict[str, BoolArray] = {}
         blocked: frozenset[str] = frozenset()
         for one in rules:
@@ -94,6 +95,15 @@ def eligible(snapshot: Snapshot, rules: Sequence[AttributeRules]) -> Eligible:
         held = (rules, _masked(snapshot, out, filters))
         remembered[name] = held
     return held[1]
+
+
+def _read_ahead(snapshot: Snapshot) -> None:
+    """Find the entry of every item of an index now: a request whose caps mask some must not wait for it."""
+    if snapshot.attributes.columns:
+        items = [one.items for one in snapshot.channels.values()]
+        tables = [table for one in items for table in (one.base_lookup, one.overlay_lookup)]
+        for table in (*tables, *(one.items.ids for one in snapshot.neighbours.values())):
+            snapshot.attributes.entries_of(table)
 
 
 def _masks(rules: AttributeRules, attributes: ItemAttributes) -> list[tuple[str, BoolArray]]:

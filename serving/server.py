@@ -24,8 +24,8 @@ from serving.fresh import CatalogueReader
 from serving.http import Api, PublishEvents, build_app
 from serving.metrics import ServingMetrics
 from serving.profile import ProfileSource
-from serving.snapshot import LoadTower, UserTower
 from serving.swap import Served, Swapper
+from serving.tower_contract import LoadTower, UserTower
 
 _LOG = logging.getLogger(__name__)
 _AUDIT_FLUSH_S = 0.5

@@ -4,16 +4,14 @@ of items, popularity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.arrays import Float32Array
 from models.artifact import Artifact, ArtifactError
 from models.blend import Blend
 from models.bundle import BLEND_FILE, POPULARITY_FILE, neighbours_file
@@ -21,10 +19,9 @@ from models.delta import Delta, PopularityList
 from models.index import LoadedItems, load_items
 from models.item_index import ItemIndex
 from models.item_to_item import ItemToItemConfig
-from models.moments import Moments, one_moment
+from models.moments import one_moment
 from models.neighbour_rows import NeighbourRows
 from models.neighbours import Neighbours
-from models.query import Queries
 from models.retrieve import retrieve
 from serving.attributes import ItemAttributes
 from serving.channels.same import ByValue
@@ -33,78 +30,9 @@ from serving.errors import SnapshotRefused
 from serving.filters import AttributeRules
 from serving.fresh import NO_ATTRIBUTES, CatalogueReader, Fresh
 from serving.stages import ServedRanker
+from serving.tower_contract import LoadTower, ModelConfig, UserTower
 
 ITEM_TABLE = "item"
-
-
-class HistoryConfig(Protocol):
-    """What serving reads of the configuration of a further history."""
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of events that make it up."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Newest entries the model reads."""
-        ...
-
-
-class TowerConfig(Protocol):
-    """What serving reads of the configuration of a model or of an item-to-item channel."""
-
-    @property
-    def positives(self) -> tuple[str, ...]:
-        """Kinds of events that make up the model's history."""
-        ...
-
-    @property
-    def read_length(self) -> int:
-        """Newest entries of that history the model reads."""
-        ...
-
-    @property
-    def histories(self) -> Mapping[str, HistoryConfig]:
-        """Further histories by name: kinds of events, and the newest entries read."""
-        ...
-
-
-class ModelConfig(TowerConfig, Protocol):
-    """What serving reads of the configuration of a model."""
-
-    @property
-    def has_item_tower(self) -> bool:
-        """Whether an item that nobody has met can be encoded from its features."""
-        ...
-
-
-class UserTower(Protocol):
-    """A recall model as it is served (models.published.PublishedModel)."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model's configuration."""
-        ...
-
-    def queries(self, moments: Moments) -> Queries:
-        """What the item index is asked for the moments; never mutates."""
-        ...
-
-    def item_vectors(self, keys: pa.Array, attributes: Mapping[str, pa.Array]) -> Float32Array:
-        """float32[n, W] of any items, unknown ones too, from their attributes."""
-        ...
-
-    def with_rows(
-        self,
-        rows: Mapping[str, tuple[pa.Array, Float32Array]],
-        tombstones: Mapping[str, pa.Array] | None = None,
-    ) -> UserTower:
-        """The same model with changed rows."""
-        ...
-
-
-LoadTower = Callable[[Artifact, str], UserTower]
 
 
 @dataclass(frozen=True)

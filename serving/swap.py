@@ -23,7 +23,8 @@ from serving.eligible import eligible
 from serving.errors import SnapshotRefused
 from serving.fresh import CatalogueReader
 from serving.metrics import ServingMetrics
-from serving.snapshot import LoadTower, Snapshot
+from serving.snapshot import Snapshot
+from serving.tower_contract import LoadTower
 
 _LOG = logging.getLogger(__name__)
 _DAY_MS = 86_400_000
