@@ -42,7 +42,7 @@ class Caps:
             if len(admitted) >= k:
                 break
             codes = self._codes[key]
-            full = [name for name, code in codes.items() if self._taken[name][code] >= self.most[name]]
+            full = [name for name, code in codes.items() if self._taken[name].get(code, 0) >= self.most[name]]
             for name in full:
                 self.turned_away[name][codes[name]] += 1
             if not full:

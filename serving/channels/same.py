@@ -103,9 +103,9 @@ class SameSource:
                 entries = entries[~self.out[entries]]
             for begin in range(0, len(entries), k):
                 part = entries[begin : begin + k]
-                scores = _score(turn, self.index.worth[part]).tolist()
-                named = zip(self.attributes.ids.keys_of(part).to_pylist(), scores, strict=True)
-                found += [pair for pair in named if ask.allows(pair[0])]
+                keys = self.attributes.ids.keys_of(part).to_pylist()
+                scores, allowed = _score(turn, self.index.worth[part]).tolist(), ask.allowed(keys)
+                found += [pair for pair in zip(keys, scores, strict=True) if pair[0] in allowed]
                 if len(found) >= k:
                     return found[:k]
         return found
