@@ -16,7 +16,7 @@ from models.index import IndexConfig
 from models.item_to_item import ItemToItemConfig
 from models.model_config import FeatureConfig, ModelConfig
 from models.ranking.rank_config import RankConfig
-from serving.channels.names import BUILT_IN, EDITORIAL, OWN_ITEMS, POPULAR_NOW
+from serving.channels.names import BUILT_IN, EDITORIAL, OWN_ITEMS, POPULAR_NOW, SAME
 from serving.config import ServingConfig
 from serving.fusion_config import CANDIDATES
 from stream.archive import ArchiveConfig
@@ -115,6 +115,8 @@ class Config(BaseModel):
             yield f"channels.{name}.positives", channel.positives
         for place, rule in enumerate(self.serving.filters.seen):
             yield f"serving.filters.seen[{place}].kinds", rule.kinds
+        for attribute, same in self.serving.same.items():
+            yield f"serving.same.{attribute}.kinds", same.kinds
         if OWN_ITEMS in self.serving.channel_names:
             yield "serving.own_items.kinds", self.serving.own_items.kinds
 
@@ -124,10 +126,11 @@ class Config(BaseModel):
         sections = (("models", self.models), ("channels", self.channels), ("rankers", self.rankers))
         for section, names in sections:
             for name in names:
-                if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name in BUILT_IN:
+                taken = name in BUILT_IN or name.startswith(SAME)
+                if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or taken:
                     raise ValueError(
                         f"{section}: expected names of letters, digits, _ and - (but not "
-                        f"{', '.join(BUILT_IN)}), got {name!r}"
+                        f"{', '.join(BUILT_IN)} or {SAME}...), got {name!r}"
                     )
         both = sorted(set(self.models) & set(self.channels))
         if both:
@@ -153,12 +156,12 @@ class Config(BaseModel):
                     f"serving.{stage}.model: expected one of {', '.join(self.rankers) or 'no'} rankers, got "
                     f"{wanted!r}; declare it under [rankers]"
                 )
-        there = [*self.models, *self.channels, *BUILT_IN]
+        there = [*self.models, *self.channels, *BUILT_IN, *(SAME + name for name in self.serving.same)]
         unknown = [name for name in self.serving.channel_names if name not in there]
         if unknown:
             raise ValueError(
                 f"serving.channels: expected some of {', '.join(there)}, got {unknown[0]!r}; declare it "
-                "under [models] or [channels]"
+                "under [models], [channels] or [serving.same]"
             )
         if EDITORIAL in self.serving.channel_names and self.serving.editorial_file is None:
             raise ValueError("serving.channels.editorial: expected serving.editorial_file, got none")

@@ -26,3 +26,8 @@ def is_set(bitmap: UInt8Array, positions: Int64Array) -> BoolArray:
     """Whether the bits of `positions` are one."""
     set_: BoolArray = (bitmap[positions >> 3] >> (positions & 7).astype(np.uint8)) & 1 == 1
     return set_
+
+
+def ones(bitmap: UInt8Array) -> int:
+    """How many bits are one."""
+    return int(np.bitwise_count(bitmap).sum())

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from models.arrays import Float32Array, Int64Array, UInt8Array
-from models.bitmap import bitmap_of, is_set, without
+from models.arrays import BoolArray, Float32Array, Int64Array, UInt8Array
+from models.bitmap import bitmap_of, is_set, ones, without
 from models.id_table import IdTable
 from models.index import BaseIndex, IndexConfig, build_index
 
@@ -32,6 +32,8 @@ class ItemIndex:
     overlay_keys: pa.Array
     overlay: BaseIndex
     overlay_lookup: IdTable
+    overlay_alive: UInt8Array  # bitmap over the overlay: all, but in what only() gives
+    overlay_count: int
 
     @classmethod
     def over(cls, keys: pa.Array, base: BaseIndex) -> ItemIndex:
@@ -41,11 +43,12 @@ class ItemIndex:
         none = pa.array([], pa.string())
         empty = build_index(np.empty((0, base.vectors.shape[1]), np.float32), _OVERLAY)
         lookup = IdTable.of_unique(keys)
-        return cls(keys, base, lookup, bitmap_of(len(base)), len(base), none, empty, IdTable.of_unique(none))
+        nobody = IdTable.of_unique(none)
+        return cls(keys, base, lookup, bitmap_of(len(base)), len(base), none, empty, nobody, bitmap_of(0), 0)
 
     def __len__(self) -> int:
         """Items that can be found."""
-        return self.alive_count + len(self.overlay)
+        return self.alive_count + self.overlay_count
 
     @property
     def dim(self) -> int:
@@ -75,6 +78,20 @@ class ItemIndex:
             overlay_keys=overlay_keys,
             overlay=build_index(overlay_vectors, _OVERLAY),
             overlay_lookup=IdTable.of_unique(overlay_keys),
+            overlay_alive=bitmap_of(len(overlay_keys)),
+            overlay_count=len(overlay_keys),
+        )
+
+    def only(self, allowed: BoolArray) -> ItemIndex:
+        """The same index in which items at positions with `allowed` bool[N + M] False do not exist.
+
+        It shares everything but two bitmaps, and is for searching: changes are made to the one it came from.
+        """
+        base, over = np.split(allowed, [len(self.base)])
+        alive = self.alive & np.packbits(base, bitorder="little")
+        late = self.overlay_alive & np.packbits(over, bitorder="little")
+        return replace(
+            self, alive=alive, alive_count=ones(alive), overlay_alive=late, overlay_count=ones(late)
         )
 
     def lookup(self, keys: pa.Array) -> Int64Array:
@@ -85,6 +102,9 @@ class ItemIndex:
             base[held[~is_set(self.alive, base[held])]] = -1
         if len(self.overlay):
             over = self.overlay_lookup.lookup(keys)
+            if self.overlay_count < len(self.overlay):
+                held = np.flatnonzero(over >= 0)
+                over[held[~is_set(self.overlay_alive, over[held])]] = -1
             base = np.where(over >= 0, over + len(self.base), base)
         return base
 
@@ -145,8 +165,13 @@ class ItemIndex:
         if not len(self.overlay):
             return scores, positions
         in_over = excluded[excluded >= size] - size
-        over_allowed = without(bitmap_of(len(self.overlay)), in_over) if len(in_over) else None
-        late_scores, late = self.overlay.search(u_BD, k, over_allowed, len(self.overlay) - len(in_over))
+        in_over = in_over[is_set(self.overlay_alive, in_over)]
+        late_allowed, late_count = self.overlay_alive, self.overlay_count - len(in_over)
+        if len(in_over):
+            late_allowed = without(late_allowed, in_over)
+        late_scores, late = self.overlay.search(
+            u_BD, k, late_allowed if late_count < len(self.overlay) else None, late_count
+        )
         scores = np.hstack([scores, late_scores])
         positions = np.hstack([positions, np.where(late >= 0, late + size, -1)])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

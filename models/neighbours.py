@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.arrays import Float32Array, Float64Array, Int32Array, Int64Array
+from models.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 from models.id_table import IdTable
 from models.moments import Moments
 from models.native import compiled
@@ -27,7 +27,7 @@ def _search(
     trigger: Int64Array, weight: Float64Array, history_offsets: Int64Array, row_of: Int64Array,
     base_offsets: Int64Array, base_items: Int32Array, base_scores: Float32Array,
     late_offsets: Int64Array, late_items: Int32Array, late_scores: Float32Array,
-    excluded: Int64Array, excluded_offsets: Int64Array,
+    allowed: BoolArray, excluded: Int64Array, excluded_offsets: Int64Array,
     sums: Float64Array, touched: Int64Array, out_score: Float32Array, out_item: Int64Array,
 ) -> None:  # fmt: skip
     base_rows = len(base_offsets) - 1
@@ -44,7 +44,7 @@ def _search(
                 begin, end, items, scores = late_offsets[row], late_offsets[row + 1], late_items, late_scores
             for place in range(begin, end):
                 added = weight[at] * scores[place]
-                if added > 0.0:
+                if added > 0.0 and allowed[items[place]]:
                     if sums[items[place]] == 0.0:
                         touched[found] = items[place]
                         found += 1
@@ -98,6 +98,7 @@ class Neighbours:
     _row_of: Int64Array  # by entry: row in base, base rows + row in late, or -1
     _base: NeighbourRows  # neighbours here are entries, not positions in `items`
     _late: NeighbourRows
+    _allowed: BoolArray | None = None  # by entry; None = all
 
     @classmethod
     def over(cls, rows: NeighbourRows, recency_half_life_ms: float) -> Neighbours:
@@ -124,6 +125,18 @@ class Neighbours:
             np.concatenate([kept.scores, added.scores]),
         )
         return replace(self, _ids=ids, _row_of=row_of, _late=late)
+
+    def only(self, allowed: BoolArray) -> Neighbours:
+        """The same index, that finds no item whose entry has `allowed` bool[entries of `ids`] False.
+
+        It is for searching: rows are added to the one it came from.
+        """
+        return replace(self, _allowed=allowed)
+
+    @property
+    def ids(self) -> IdTable:
+        """All items, triggers and neighbours; their positions are its entries. A view: do not write."""
+        return self._ids
 
     def __len__(self) -> int:
         """Triggers that are known."""
@@ -157,6 +170,7 @@ class Neighbours:
             self._row_of,
             self._base.offsets, self._base.neighbours, self._base.scores,
             self._late.offsets, self._late.neighbours, self._late.scores,
+            np.ones(entries, bool) if self._allowed is None else self._allowed,
             np.concatenate([*left_out, np.empty(0, np.int64)]), ends,
             np.zeros(entries, np.float64), np.empty(entries, np.int64), scores, positions,
         )  # fmt: skip

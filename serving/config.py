@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from serving.channels.own import OwnItemsConfig
-from serving.filters import FilterConfig
+from serving.channels.same import SameConfig
+from serving.filters import AttributeRules, FilterConfig
 from serving.fusion_config import ChannelConfig, FusionConfig, SceneConfig, StageConfig
 
 
@@ -54,7 +55,16 @@ class ServingConfig(BaseModel):
         'the ranks: hard negatives for models with hard_negatives = ["rejects"]. 0 = none.',
     )
     filters: FilterConfig = Field(FilterConfig(), description="What is left out of every answer.")
+    caps: dict[str, NonNegativeInt] = Field(
+        default_factory=dict,
+        description="Item attribute -> most items of an answer with the same value; 0 = no cap.",
+    )
     own_items: OwnItemsConfig = Field(OwnItemsConfig(), description="The channel own_items.")
+    same: dict[str, SameConfig] = Field(
+        default_factory=dict,
+        description="By item attribute: channels same_ATTRIBUTE, of items that share its value with the "
+        "newest of the history.",
+    )
     editorial_file: Path | None = Field(
         None, description="Lists of the channel editorial, read again when the file changes."
     )
@@ -77,6 +87,18 @@ class ServingConfig(BaseModel):
     def channel_names(self) -> frozenset[str]:
         """Every channel that has settings, in any scene."""
         return frozenset(self.channels).union(*(scene.channels for scene in self.scenes.values()))
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Item attributes that filters, caps and channels read."""
+        scenes = self.scenes.values()
+        filtered = self.filters.attributes.union(*(scene.filters.attributes for scene in scenes))
+        return tuple(sorted(filtered.union(self.caps, self.same, *(scene.caps for scene in scenes))))
+
+    def rules(self, scene: str) -> tuple[AttributeRules, ...]:
+        """Attribute rules of a scene: those of all and its own. All of them hold."""
+        own = (self.scenes[scene].filters,) if scene in self.scenes else ()
+        return tuple(one for one in (self.filters, *own) if one.active)
 
     @property
     def rankers(self) -> tuple[str, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.profile import Profile
 from stream.event import Identifier, Kind
-from stream.keys import encode_id
 
 
 class SeenRule(BaseModel):
@@ -22,16 +22,53 @@ class SeenRule(BaseModel):
     )
 
 
-class FilterConfig(BaseModel):
-    """What every answer leaves out, whatever the request says."""
+AttributeValue = str | int | float | bool
+Values = dict[str, tuple[AttributeValue, ...]]
+
+
+class AttributeRules(BaseModel):
+    """What answers leave out by item attributes of the catalogue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    blocked: Values = Field(
+        default_factory=dict,
+        description="Attribute -> values: an item with one of them is left out (author_id = [17]).",
+    )
+    require: Values = Field(
+        default_factory=dict,
+        description="Attribute -> values: an item with none of them is left out (available = [true]).",
+    )
+    missing: Literal["allow", "block"] = Field(
+        "allow",
+        description="What becomes of an item of the catalogue that lacks a required attribute. One that the "
+        "catalogue does not know is always allowed.",
+    )
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Attributes that are read."""
+        return frozenset(self.blocked) | frozenset(self.require)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is left out for everybody."""
+        return bool(self.blocked or self.require)
+
+
+class FilterConfig(AttributeRules):
+    """What every answer leaves out, whatever the request says."""
 
     seen: tuple[SeenRule, ...] = Field(
         (),
         description="Items of the user's history (profiles.history_length newest events), by kind and age.",
     )
     blocked_items: tuple[Identifier, ...] = Field((), description="Items that nobody gets.")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is left out for everybody."""
+        return bool(self.blocked or self.require or self.blocked_items)
 
 
 def barred(
@@ -40,15 +77,13 @@ def barred(
     """Filter -> item key texts that it leaves out of the answer at ts_ms; one item may be under several.
 
     request: its `exclude`; consumed: all that the user ever consumed, where the request asks for it;
-    seen, blocked: by configuration.
+    seen: by configuration. What nobody gets is in no channel to begin with (serving/eligible.py).
     """
     filters: dict[str, set[str]] = {}
     if exclude:
         filters["request"] = exclude
     if exclude_seen and profile.consumed:
         filters["consumed"] = set(profile.consumed)
-    if config.blocked_items:
-        filters["blocked"] = {encode_id(item) for item in config.blocked_items}
     if config.seen and (seen := _seen(config, profile, ts_ms)):
         filters["seen"] = seen
     return filters

@@ -14,12 +14,12 @@ Equal sums: the item that an earlier channel named, then its rank there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from models.arrays import Float32Array
-from models.blend import Blend
+from models.blend import Blend, blend_features
 from serving.channels.contract import Ranking
 from serving.fusion_config import ChannelConfig, FusionConfig
 
@@ -39,12 +39,13 @@ class Found:
 class Fused:
     """An item of the merged ranking. found: what the channels said, first the one whose place it took (snake,
     quota), that gave it most (rrf, weighted) or ranked it best (blend); value: what it was ordered by, 0 for
-    snake and quota.
+    snake and quota; features: float32[2C] of a blend, which its value is the weighted sum of.
     """
 
     key: str
     value: float
     found: tuple[Found, ...]
+    features: Float32Array | None = field(default=None, compare=False, repr=False)
 
 
 def fuse(
@@ -85,43 +86,18 @@ def blended(
     """
     nothing = np.full(len(keys), -np.inf, np.float32)
     scores_CN = np.array([scores.get(name, nothing) for name in blend.channels], np.float32)
-    values = blend.values(scores_CN.reshape(len(blend.channels), len(keys)))
-    said = _said(rankings)
+    features_NF = blend_features(scores_CN.reshape(len(blend.channels), len(keys)))
+    values: Float32Array = features_NF @ blend.weights
+    said = said_of(rankings)
     return [
-        Fused(keys[at], float(values[at]), tuple(sorted(said[keys[at]], key=lambda one: one.rank)))
+        Fused(
+            keys[at],
+            float(values[at]),
+            tuple(sorted(said[keys[at]], key=lambda one: one.rank)),
+            features_NF[at],
+        )
         for at in np.argsort(-values, kind="stable")[:k]
     ]
-
-
-def with_guaranteed(
-    fused: Sequence[Fused], channels: Mapping[str, ChannelConfig], rankings: Mapping[str, Ranking], k: int
-) -> list[Fused]:
-    """The list with at least its `guaranteed` items of every channel, as far as the channel has them.
-
-    They take the last places that no guarantee holds, in the order of the list; the first places stay.
-    """
-    owed = {name: channels[name].guaranteed for name in rankings if name in channels}
-    if not any(owed.values()):
-        return list(fused)
-    held: set[str] = set()
-    joined: list[Fused] = []
-    there = {one.key: one for one in fused[:k]}
-    said = _said(rankings)
-    for name, least in owed.items():
-        mine = [key for key, _ in rankings[name]]
-        kept = [key for key in mine if key in there][:least]
-        held.update(kept)
-        missing = [key for key in mine if key not in there][: least - len(kept)]
-        for key in missing:
-            first = next(one for one in said[key] if one.channel == name)
-            others = tuple(one for one in said[key] if one.channel != name)
-            joined.append(Fused(key, 0.0, (first, *others)))
-            there[key] = joined[-1]
-    listed = fused[:k]
-    free = [one for one in listed if one.key not in held]
-    too_many = max(len(listed) + len(joined) - k, 0)
-    dropped = {one.key for one in free[max(len(free) - too_many, 0) :]}
-    return [*(one for one in listed if one.key not in dropped), *joined][:k]
 
 
 def all_keys(rankings: Mapping[str, Ranking]) -> list[str]:
@@ -179,7 +155,7 @@ def _in_turns(rankings: Mapping[str, Ranking], quotas: Sequence[int], k: int) ->
         places = [[at for at, entry in enumerate(ranking) if entry[0] not in taken] for ranking in lists]
         more = snake_merge(rest, [k] * len(lists), k - len(picks))
         picks += [(channel, places[channel][place]) for channel, place in more]
-    said = _said(rankings)
+    said = said_of(rankings)
     fused = []
     for channel, place in picks:
         key = lists[channel][place][0]
@@ -198,7 +174,7 @@ def _by_sum(rankings: Mapping[str, Ranking], values: Sequence[Sequence[float]], 
             if key not in most or value > most[key][0]:
                 most[key] = (value, Found(name, score, rank))
     best = sorted(sums, key=lambda key: -sums[key])[:k]  # stable: earlier channels, better ranks first
-    said = _said(rankings)
+    said = said_of(rankings)
     return [
         Fused(
             key,
@@ -209,7 +185,8 @@ def _by_sum(rankings: Mapping[str, Ranking], values: Sequence[Sequence[float]], 
     ]
 
 
-def _said(rankings: Mapping[str, Ranking]) -> dict[str, list[Found]]:
+def said_of(rankings: Mapping[str, Ranking]) -> dict[str, list[Found]]:
+    """Item -> what every channel that named it said, in the order of the channels."""
     said: dict[str, list[Found]] = {}
     for name, ranking in rankings.items():
         for rank, (key, score) in enumerate(ranking):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+
+from serving.filters import AttributeRules
 
 Method = Literal["blend", "snake", "quota", "rrf", "weighted"]
 
@@ -55,6 +57,12 @@ class SceneConfig(BaseModel):
     fusion: FusionConfig | None = Field(None, description="Instead of serving.fusion.")
     channels: dict[str, ChannelConfig] = Field(
         default_factory=dict, description="Instead of serving.channels, by name."
+    )
+    filters: AttributeRules = Field(
+        AttributeRules(), description="What is left out here, beside what serving.filters leaves out."
+    )
+    caps: dict[str, NonNegativeInt] = Field(
+        default_factory=dict, description="Instead of serving.caps, by attribute; 0 = no cap here."
     )
 
 

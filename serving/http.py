@@ -1,7 +1,4 @@
-"""The HTTP API: routes, status codes, JSON in and out.
-
-Everything a request reads comes from one snapshot, and from one reading of what is popular now.
-"""
+"""The HTTP API: routes, status codes, JSON in and out. Everything a request reads comes from one snapshot."""
 
 from __future__ import annotations
 
@@ -22,16 +19,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.index import set_search_threads
+from serving.answering import Chosen, steps
+from serving.asking import Asking, Live, ask
 from serving.audit import AuditLog
 from serving.channels.editorial import EditorialFile
 from serving.config import ServingConfig
 from serving.errors import BadRequest, NotFound, TooLarge
-from serving.fusion import all_keys
 from serving.gather import Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
-from serving.recall import answer, ask, merged
+from serving.recall import answer
 from serving.rejects import RejectSender, reject_events
 from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallRequest
 from serving.similar import similar
@@ -98,36 +96,40 @@ class Api:
         body = decode(_RECALL, await self._body(request))
         self.snapshot()  # without one, there is no reason to ask for the profile
         profile, degraded = await self._profile(key_text(body.user_id, "$.user_id"), body.exclude_seen)
-        snapshot, popular = self.snapshot(), self.swapper.served.popular
+        snapshot, served = self.snapshot(), self.swapper.served
         ts_ms = body.ts_ms or self._moment_ms(snapshot, profile)
-        asking = ask(snapshot, body, profile, ts_ms, self.config, self._editorial.lists(), popular)
+        live = Live(served.popular, served.counts)
+        asking = ask(snapshot, body, profile, ts_ms, self.config, self._editorial.lists(), live)
         if asking.popular_missing:
             self.metrics.popular_fallbacks.inc()
-        gathered = await self._lanes.gather(asking.candidate_calls(), asking.limits_s)
-        keys, scores, dropped = [], {}, gathered.dropped
-        if asking.blend:
-            keys = all_keys(gathered.answers)
-            scored = await self._lanes.gather(asking.score_calls(keys), asking.limits_s)
-            scores, dropped = scored.answers, {**scored.dropped, **dropped}
-        staged = merged(asking, gathered.answers, keys, scores)
-        for place, (name, stage, _) in enumerate(asking.stages):
-            call = {name: asking.stage_call(place, staged)}
-            ranked = await self._lanes.gather(call, {name: stage.timeout_ms / 1000})
-            dropped = {**dropped, **ranked.dropped}
-            if name in ranked.answers:
-                staged = staged.then(name, stage.candidates, ranked.answers[name], asking.keep(place))
-        for name in dropped:
-            self.metrics.dropped.labels(name).inc()
-        missing = [f"channel {name}: {why}" for name, why in dropped.items()]
-        answered = answer(asking, gathered.answers, staged, uuid.uuid4().hex, [*degraded, *missing])
-        if turned_down := spread(staged.rejected, self.config.rejects_per_answer):
-            self.rejects.send(reject_events(body, ts_ms, answered, turned_down))
+        chosen, missing = await self._chosen(asking)
+        answered = answer(asking, chosen, uuid.uuid4().hex, [*degraded, *missing])
+        there = {one.key for one in chosen.fused}
+        turned_down = [one for one in chosen.staged.rejected if one.key not in there]
+        if sent := spread(turned_down, self.config.rejects_per_answer):
+            self.rejects.send(reject_events(body, ts_ms, answered, sent))
         if not profile.history:
             self.metrics.cold.inc()
         if self.audit and self._sampling.random() < self.config.audit_share:
             self.audit.write(body, ts_ms, profile, answered, snapshot.fresh.key_set)
             self.metrics.audited.inc()
         return _json(answered)
+
+    async def _chosen(self, asking: Asking) -> tuple[Chosen, list[str]]:
+        """The items of an answer, every step's calls in lanes; and which calls it had to do without."""
+        plan, dropped = steps(asking), dict[str, str]()
+        step = next(plan)
+        while True:
+            gathered = await self._lanes.gather(step.calls, step.limits_s)
+            dropped = {**gathered.dropped, **dropped}
+            try:
+                step = plan.send(gathered.answers)
+            except StopIteration as done:
+                chosen: Chosen = done.value
+                break
+        for name in dropped:
+            self.metrics.dropped.labels(name).inc()
+        return chosen, [f"channel {name}: {why}" for name, why in dropped.items()]
 
     async def similar(self, request: Request) -> Response:
         """GET /v1/items/{id}/similar."""

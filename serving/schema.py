@@ -55,21 +55,23 @@ class FoundBy(msgspec.Struct, frozen=True, gc=False):
 
 
 class ExplainedItem(msgspec.Struct, frozen=True):
-    """An item of the answer: the channels that named it, what fusion ordered it by (0 = by turns), and its
-    score in each stage that looked at it.
+    """An item of the answer: the channels that named it, what fusion ordered it by (0 = by turns), its score
+    in each stage that looked at it, and by capped attribute how many candidates of its value were left out.
     """
 
     id: int | str
     value: float
     found_by: list[FoundBy]
     stages: dict[str, float] = {}
+    crowded_out: dict[str, int] = {}
 
 
 class Explanation(msgspec.Struct, frozen=True):
     """How an answer came about.
 
-    excluded: items left out, `filters` how many by each filter (an item may be under several); channels: how
-    many of the answer's items each stands for; candidates: how many each gave.
+    excluded: items left out for this user; `filters`: how many by each filter (an item may be under several),
+    those by attribute counted over the whole catalogue; channels: how many of the answer's items each stands
+    for; candidates: how many each gave; caps: how many candidates each cap left out.
     """
 
     ts_ms: int
@@ -81,6 +83,7 @@ class Explanation(msgspec.Struct, frozen=True):
     filters: dict[str, int] = {}
     candidates: dict[str, int] = {}
     items: list[ExplainedItem] = []
+    caps: dict[str, int] = {}
 
 
 class RecallAnswer(msgspec.Struct, frozen=True):

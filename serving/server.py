@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import uvicorn
@@ -22,11 +22,12 @@ from serving.audit import AuditLog
 from serving.config import ServingConfig
 from serving.fresh import CatalogueReader
 from serving.http import Api, PublishEvents, build_app
+from serving.live_counts import CountsFollower
 from serving.metrics import ServingMetrics
 from serving.popular_now import PopularFollower, PopularReader
 from serving.profile import ProfileSource
-from serving.snapshot import LoadTower, UserTower
 from serving.swap import Served, Swapper
+from serving.tower_contract import LoadTower, UserTower
 
 _LOG = logging.getLogger(__name__)
 _AUDIT_FLUSH_S = 0.5
@@ -52,6 +53,7 @@ def serve(
     load_tower: LoadTower = load_published,
     catalogue: CatalogueReader | None = None,
     popular: PopularReader | None = None,
+    counts: Mapping[str, PopularReader] | None = None,
     metrics: ServingMetrics | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
@@ -59,7 +61,8 @@ def serve(
 
     profiles: asked on this call's event loop; `close()` is awaited at the end when it has one.
     events: called in a thread with a list of stream.event.Event for every POST /v1/events; raises when it
-    cannot. catalogue: where new items come from. popular: where what is popular now is read.
+    cannot. catalogue: where new items come from. popular: where what is popular now is read;
+    counts: where the pre-rank's counts are, by part (models.item_signals.PARTS).
     on_ready: told the address (http://host:port) as soon as requests are taken.
     Raises AddressInUse. Signals are the caller's: let SIGTERM set `stop`.
     """
@@ -77,6 +80,10 @@ def serve(
         followers.append(
             threading.Thread(target=following.follow, args=(ended,), name="popular", daemon=True)
         )
+    if counts:
+        counting = CountsFollower(counts, swapper.served.take_counts)
+        counting.step()
+        followers.append(threading.Thread(target=counting.follow, args=(ended,), name="counts", daemon=True))
     # One thread per search on purpose: consumer and trainer share the machine. Channels search in threads of
     # their own (Api), similar items are found in this one.
     torch.set_num_threads(config.threads)

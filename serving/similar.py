@@ -1,4 +1,4 @@
-"""Items like an item, by one channel of the snapshot."""
+"""Items near an item."""
 
 from __future__ import annotations
 

@@ -4,103 +4,36 @@ of items, popularity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.arrays import Float32Array
 from models.artifact import Artifact, ArtifactError
 from models.blend import Blend
-from models.bundle import BLEND_FILE, POPULARITY_FILE, neighbours_file
+from models.bundle import BLEND_FILE, POPULARITY_FILE, PRERANK_FILE, neighbours_file
 from models.delta import Delta, PopularityList
 from models.index import LoadedItems, load_items
 from models.item_index import ItemIndex
 from models.item_to_item import ItemToItemConfig
-from models.moments import Moments, one_moment
+from models.moments import one_moment
 from models.neighbour_rows import NeighbourRows
 from models.neighbours import Neighbours
-from models.query import Queries
+from models.prerank import Prerank
 from models.retrieve import retrieve
+from serving.attributes import ItemAttributes
+from serving.channels.same import ByValue
+from serving.eligible import Eligible
 from serving.errors import SnapshotRefused
+from serving.filters import AttributeRules
 from serving.fresh import NO_ATTRIBUTES, CatalogueReader, Fresh
 from serving.stages import ServedRanker
+from serving.tower_contract import LoadTower, ModelConfig, UserTower
 
 ITEM_TABLE = "item"
-
-
-class HistoryConfig(Protocol):
-    """What serving reads of the configuration of a further history."""
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of events that make it up."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Newest entries the model reads."""
-        ...
-
-
-class TowerConfig(Protocol):
-    """What serving reads of the configuration of a model or of an item-to-item channel."""
-
-    @property
-    def positives(self) -> tuple[str, ...]:
-        """Kinds of events that make up the model's history."""
-        ...
-
-    @property
-    def read_length(self) -> int:
-        """Newest entries of that history the model reads."""
-        ...
-
-    @property
-    def histories(self) -> Mapping[str, HistoryConfig]:
-        """Further histories by name: kinds of events, and the newest entries read."""
-        ...
-
-
-class ModelConfig(TowerConfig, Protocol):
-    """What serving reads of the configuration of a model."""
-
-    @property
-    def has_item_tower(self) -> bool:
-        """Whether an item that nobody has met can be encoded from its features."""
-        ...
-
-
-class UserTower(Protocol):
-    """A recall model as it is served (models.published.PublishedModel)."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model's configuration."""
-        ...
-
-    def queries(self, moments: Moments) -> Queries:
-        """What the item index is asked for the moments; never mutates."""
-        ...
-
-    def item_vectors(self, keys: pa.Array, attributes: Mapping[str, pa.Array]) -> Float32Array:
-        """float32[n, W] of any items, unknown ones too, from their attributes."""
-        ...
-
-    def with_rows(
-        self,
-        rows: Mapping[str, tuple[pa.Array, Float32Array]],
-        tombstones: Mapping[str, pa.Array] | None = None,
-    ) -> UserTower:
-        """The same model with changed rows."""
-        ...
-
-
-LoadTower = Callable[[Artifact, str], UserTower]
 
 
 @dataclass(frozen=True)
@@ -140,8 +73,10 @@ class Snapshot:
     """What one request reads, all of one version: bundle, deltas up to `delta`, data up to `watermark_ms`.
 
     names: the recall models (`channels`) and item-to-item channels (`neighbours`) in the order in which they
-    are merged. blend: how their scores are added up, None while the bundle has none. fresh: what the
-    catalogue brought since. rankers: of the bundle, by name.
+    are merged. blend: how their scores are added up, None while the bundle has none; prerank: the network
+    over it, likewise. fresh: what the
+    catalogue brought since. rankers: of the bundle, by name. attributes: of items, as of the catalogue;
+    by_value, eligible: what was worked out from them and is needed again.
     """
 
     bundle: str
@@ -156,8 +91,14 @@ class Snapshot:
     popular_keys: Sequence[str]
     popular_scores: Sequence[float]
     blend: Blend | None = None
+    prerank: Prerank | None = None
     fresh: Fresh = field(default_factory=Fresh)
     rankers: Mapping[str, ServedRanker] = field(default_factory=dict)
+    attributes: ItemAttributes = field(default_factory=ItemAttributes)
+    by_value: dict[str, ByValue] = field(default_factory=dict, repr=False)
+    eligible: dict[tuple[int, ...], tuple[Sequence[AttributeRules], Eligible]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def history_kinds(self) -> frozenset[str]:
@@ -213,6 +154,7 @@ class Snapshot:
             popularity.keys.to_pylist(),
             popularity.scores.tolist(),
             _blend_of(bundle),
+            _prerank_of(bundle),
             rankers={name: ServedRanker.load(bundle, name) for name in rankers if name in held_rankers},
         )
         snapshot.warm()
@@ -316,6 +258,15 @@ class Snapshot:
             channel.items.lookup(pa.array(["", "#1"], pa.string()))
         for neighbours in self.neighbours.values():
             neighbours.items.search(one_moment("", self.watermark_ms, [("#1", self.watermark_ms)]), 10)
+
+
+def _prerank_of(bundle: Artifact) -> Prerank | None:
+    if not bundle.has(PRERANK_FILE):
+        return None
+    try:
+        return Prerank.from_tensors(bundle.tensors(PRERANK_FILE))
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(bundle.path(PRERANK_FILE), "a pre-rank network", str(error)) from error
 
 
 def _blend_of(bundle: Artifact) -> Blend | None:

@@ -1,4 +1,5 @@
-"""Pre-rank and rank: two optional stages over the fused candidates, each by a ranker of the bundle.
+"""Pre-rank and rank: two optional stages over the fused candidates, each by a ranker of the bundle; or the
+pre-rank by the network that was fitted to the candidates themselves.
 
 A stage orders what it is given by the ranker's score and keeps the first; with both off the fused order is
 the answer. What a stage turns down, it names: hard negatives for the recall models.
@@ -17,9 +18,11 @@ from models.arrays import Float32Array
 from models.artifact import Artifact, ArtifactError
 from models.bundle import ranker_file
 from models.id_table import IdTable
+from models.prerank import Prerank, prerank_inputs
 from models.ranking.rank_published import ITEMS, PublishedRanker, RankItems, items_of
 from serving.channels.contract import Ask
 from serving.fusion import Fused
+from serving.live_counts import LiveCounts
 
 PRERANK, RANK = "prerank", "rank"
 
@@ -60,6 +63,23 @@ class ServedRanker:
         return scored["score"]
 
 
+@dataclass(frozen=True)
+class CandidateRanker:
+    """The network that was fitted to all candidates, over what the blend read and how items go just now."""
+
+    network: Prerank
+    counts: LiveCounts
+
+    def scores(self, order: Sequence[Fused]) -> Float32Array:
+        """Score of every item of a blend's order, float32[n]."""
+        if not order:
+            return np.empty(0, np.float32)
+        values = np.array([one.value for one in order], np.float32)
+        features_NF = np.stack([one.features for one in order if one.features is not None])
+        signals = self.counts.signals([one.key for one in order])
+        return self.network.values(prerank_inputs(values, features_NF, signals))
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """An item that a stage turned down: its rank there (0 = best), its score, and that of the last kept."""
@@ -83,25 +103,27 @@ def spread(rejected: Sequence[Rejected], most: int) -> list[Rejected]:
 
 @dataclass(frozen=True)
 class Staged:
-    """What a stage made of its candidates: kept in its order, with the scores by stage; and the others."""
+    """What a stage made of its candidates: all in its order, with the scores by stage. rejected: those it
+    turned down; they come only where nothing else is left.
+    """
 
-    kept: list[Fused]
+    order: list[Fused]
     scores: Mapping[str, Mapping[str, float]]
     rejected: tuple[Rejected, ...] = ()
 
     def then(self, stage: str, candidates: int, scores: Float32Array, keep: int) -> Staged:
-        """After one more stage over the first `candidates` of what is kept; scores: float32 of these.
+        """After one more stage over the first `candidates`; scores: float32 of these; keep: how many of them
+        it does not turn down.
 
         What the stage does not look at follows behind what it ordered.
         """
-        asked, rest = self.kept[:candidates], self.kept[candidates:]
+        asked, rest = self.order[:candidates], self.order[candidates:]
         order = np.argsort(-scores, kind="stable")
         ranked = [asked[at] for at in order]
         by_key = {one.key: float(scores[at]) for at, one in enumerate(asked)}
-        kept = (ranked + rest)[:keep]
         cutoff = by_key[ranked[min(keep, len(ranked)) - 1].key] if ranked and keep else 0.0
         rejected = tuple(
             Rejected(one.key, stage, rank, by_key[one.key], cutoff)
             for rank, one in enumerate(ranked[keep:], keep)
         )
-        return Staged(kept, {**self.scores, stage: by_key}, self.rejected + rejected)
+        return Staged(ranked + rest, {**self.scores, stage: by_key}, self.rejected + rejected)

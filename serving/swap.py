@@ -10,32 +10,43 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from models.artifact import ArtifactError
 from models.index import set_search_threads
 from models.pointer import Pointer, PointerStore
 from models.registry import DeltaRef, MissingDelta, Registry
+from serving.attributes import ItemAttributes
+from serving.channels.of_snapshot import sources_of
 from serving.config import ServingConfig
+from serving.eligible import eligible
 from serving.errors import SnapshotRefused
 from serving.fresh import CatalogueReader
+from serving.live_counts import LiveCounts
 from serving.metrics import ServingMetrics
 from serving.popular_now import PopularNow
-from serving.snapshot import LoadTower, Snapshot
+from serving.snapshot import Snapshot
+from serving.tower_contract import LoadTower
 
 _LOG = logging.getLogger(__name__)
 _DAY_MS = 86_400_000
 
 
 class Served:
-    """The references that requests read, once each. popular: None where it is not followed."""
+    """The references that requests read, once each. popular, counts: None where they are not followed."""
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
         self.popular: PopularNow | None = None
+        self.counts: LiveCounts | None = None
 
     def take_popular(self, popular: PopularNow) -> None:
         """Serve a newer reading."""
         self.popular = popular
+
+    def take_counts(self, counts: LiveCounts) -> None:
+        """Serve a newer reading."""
+        self.counts = counts
 
 
 class Swapper:
@@ -55,6 +66,7 @@ class Swapper:
         self.registry, self.pointer, self.served, self.config = registry, pointer, served, config
         self.load_tower, self.metrics, self.clock_s = load_tower, metrics, clock_s
         self.catalogue = catalogue
+        self.attributes = ItemAttributes.named(config.attributes)
         self.last_refusal = ""
         self._refused: tuple[str, int] | None = None
         self._retry_at_s = 0.0
@@ -107,17 +119,38 @@ class Swapper:
 
     def _with_catalogue(self, snapshot: Snapshot) -> Snapshot:
         """A catalogue that cannot be read, or an item that cannot be encoded, holds up no version."""
-        if self.catalogue is None or not self.config.fresh_days:
+        if self.catalogue is None:
+            return snapshot
+        for follow in (self._with_attributes, self._with_new_items, self._prepared):
+            try:
+                snapshot = follow(snapshot, self.catalogue)
+            except Exception as error:
+                self.metrics.refused.labels("catalogue").inc()
+                _LOG.error("the catalogue is not followed: %s: %s", type(error).__name__, error)
+        self.metrics.fresh.set(len(snapshot.fresh.keys))
+        return snapshot
+
+    def _with_attributes(self, snapshot: Snapshot, catalogue: CatalogueReader) -> Snapshot:
+        if not self.config.attributes:
+            return snapshot
+        self.attributes = self.attributes.following(catalogue)
+        if snapshot.attributes is self.attributes:
+            return snapshot
+        known = max(snapshot.catalogue, catalogue.sequence())
+        return replace(snapshot, attributes=self.attributes, catalogue=known)
+
+    def _with_new_items(self, snapshot: Snapshot, catalogue: CatalogueReader) -> Snapshot:
+        if not self.config.fresh_days:
             return snapshot
         now_ms = snapshot.watermark_ms if self.config.clock == "event" else int(1000 * self.clock_s())
-        try:
-            newer = snapshot.with_catalogue(self.catalogue, round(self.config.fresh_days * _DAY_MS), now_ms)
-        except Exception as error:
-            self.metrics.refused.labels("catalogue").inc()
-            _LOG.error("new items are not served: %s: %s", type(error).__name__, error)
-            return snapshot
-        self.metrics.fresh.set(len(newer.fresh.keys))
-        return newer
+        return snapshot.with_catalogue(catalogue, round(self.config.fresh_days * _DAY_MS), now_ms)
+
+    def _prepared(self, snapshot: Snapshot, _: CatalogueReader) -> Snapshot:
+        """With everything worked out that requests would wait for."""
+        if not snapshot.eligible:
+            for scene in ("", *self.config.scenes):
+                sources_of(eligible(snapshot, self.config.rules(scene)), self.config, {})
+        return snapshot
 
     def load(self, pointer: Pointer, current: Snapshot | None = None) -> Snapshot:
         """The snapshot a pointer names, from `current` where that shortens the way."""

@@ -167,6 +167,8 @@ def _newest(versions: pa.Table) -> pa.Table:
 
 def _born_ms(versions: pa.Table, ids: pa.ChunkedArray) -> pa.Array:
     """Event time of the first version of every ID."""
+    if not len(ids):
+        return pa.array([], pa.int64())
     theirs = versions.filter(pc.is_in(versions["id"], ids))
     first = theirs.group_by("id").aggregate([("ts_ms", "min")])
     return first["ts_ms_min"].take(pc.index_in(ids, first["id"])).combine_chunks()

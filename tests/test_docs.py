@@ -48,9 +48,13 @@ def test_examples_of_models_are_valid() -> None:
 
 def test_the_example_of_fusion_is_valid() -> None:
     page = (ROOT / "docs/fusion.md").read_text(encoding="utf-8")
-    example, popular, stages = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    example, popular, attributes, stages = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert Config.model_validate(tomllib.loads(popular)).popular_now.by == (("geo", "scene"), ("geo",))
     assert Config.model_validate(tomllib.loads(stages)).serving.rankers == ("light",)
+    serving = Config.model_validate(tomllib.loads(attributes)).serving
+    assert serving.attributes == ("audience", "author_id", "available", "category")
+    assert len(serving.rules("kids")) == 2
+    assert serving.filters.missing == "block"
     config = Config.model_validate(tomllib.loads(example))
     assert config.serving.channels["popularity"].users == "all"
     assert config.serving.scenes["cart"].channels["popularity"].users == "nobody"

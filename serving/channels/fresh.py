@@ -55,9 +55,10 @@ class FreshSource:
 
     def _scored(self, ask: Ask, begin: int, end: int) -> Ranking:
         keys = self.fresh.keys.slice(begin, max(end - begin, 0)).to_pylist()
+        allowed = ask.allowed(keys)
         ages_h = (ask.ts_ms - self.fresh.born_ms[begin : begin + len(keys)]) / _HOUR_MS
         scores = (1.0 / (1.0 + ages_h)).tolist()
-        return [pair for pair in zip(keys, scores, strict=True) if ask.allows(pair[0])]
+        return [pair for pair in zip(keys, scores, strict=True) if pair[0] in allowed]
 
     def _shuffled(self, ask: Ask, begin: int, end: int) -> Ranking:
         salt = f"{ask.user}\x1f{ask.ts_ms // _HOUR_MS}\x1f"

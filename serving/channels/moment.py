@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from models.moments import Moments, one_moment
 from serving.profile import HistoryEntry
-from serving.snapshot import TowerConfig
+from serving.tower_contract import TowerConfig
 
 
 def moment_of(

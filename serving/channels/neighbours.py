@@ -13,9 +13,6 @@ from serving.channels.contract import Ask, Ranking, ranking_of
 from serving.channels.moment import moment_of
 from serving.snapshot import NeighbourChannel
 
-_MORE = 100
-"""Candidates beyond k that make up for deleted ones."""
-
 
 @dataclass(frozen=True)
 class NeighbourSource:
@@ -27,14 +24,12 @@ class NeighbourSource:
         """The k items with the greatest sum of similarities to the history."""
         items = self.channel.items
         excluded = None if ask.excluded_keys is None else [items.lookup(ask.excluded_keys)]
-        more = min(len(ask.gone), _MORE)  # neighbours of a deleted item are still there, and it is theirs
-        found = items.search(ask.once(self, lambda: self._moment(ask)), k + more, excluded)
-        ranking = ranking_of(found, items)
-        return [entry for entry in ranking if ask.allows(entry[0])][:k] if more else ranking
+        moment = ask.once(self.channel.config, lambda: self._moment(ask))
+        return ranking_of(items.search(moment, k, excluded), items)
 
     def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
         """Sums of similarities; 0 where nothing of the history leads to an item."""
-        moment = ask.once(self, lambda: self._moment(ask))
+        moment = ask.once(self.channel.config, lambda: self._moment(ask))
         scores: Float32Array = self.channel.items.dense_scores(moment, pa.array(keys, pa.string()))[0]
         return scores
 

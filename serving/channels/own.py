@@ -35,7 +35,9 @@ class OwnItemsSource:
 
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The k own items of the highest scores; of equal ones the later had first."""
-        latest_first = [entry for entry in reversed(self._sums(ask).items()) if ask.allows(entry[0])]
+        sums = self._sums(ask)
+        allowed = ask.allowed(sums)
+        latest_first = [entry for entry in reversed(sums.items()) if entry[0] in allowed]
         return sorted(latest_first, key=lambda entry: -entry[1])[:k]
 
     def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:

@@ -26,12 +26,14 @@ class TowerSource:
         """The k items of the highest scores."""
         items = self.channel.items
         excluded = None if ask.excluded_keys is None else [items.lookup(ask.excluded_keys)]
-        return ranking_of(retrieve(ask.once(self, lambda: self._queries(ask)), items, k, excluded), items)
+        queries = ask.once(self.channel.tower, lambda: self._queries(ask))
+        return ranking_of(retrieve(queries, items, k, excluded), items)
 
     def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
         """The model's scores."""
         positions = self.channel.items.lookup(pa.array(keys, pa.string()))
-        return scores_of(ask.once(self, lambda: self._queries(ask)), self.channel.items, positions)
+        queries = ask.once(self.channel.tower, lambda: self._queries(ask))
+        return scores_of(queries, self.channel.items, positions)
 
     def _queries(self, ask: Ask) -> Queries:
         profile = ask.profile

@@ -57,6 +57,22 @@ def test_any_free_port_is_known_to_up_only() -> None:
         resolved(config)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"models": {"same_author": {}}}, "but not popularity, own_items, editorial, fresh or same_"),
+        ({"serving": {"channels": {"same_author": {}}}}, "[models], [channels] or [serving.same]"),
+        ({"serving": {"same": {"author": {"kinds": ["collect"]}}}}, "same.author.kinds: ['collect'] are"),
+        ({"serving": {"caps": {"author": -1}}}, "greater than or equal to 0"),
+    ],
+)  # fmt: skip
+def test_channels_of_shared_attributes_and_caps_are_checked(given: dict[str, object], expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        Config.model_validate(given)
+    fine = {"same": {"author": {}}, "channels": {"same_author": {"quota": 3}}, "caps": {"author": 2}}
+    assert Config.model_validate({"serving": fine}).serving.attributes == ("author",)
+
+
 def test_a_model_whose_positives_are_no_history_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "some.toml"
     file.write_text('[models.two_tower]\npositives = ["collect"]\n')

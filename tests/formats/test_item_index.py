@@ -99,6 +99,45 @@ def test_overlay_equals_brute_force_over_the_merged_vectors(kind, n, deltas, k, 
     assert len(before[0]) == n
 
 
+@pytest.mark.parametrize("kind", ["exact", "hnsw", "ivf"])
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(0, 40),
+    deltas=changes,
+    k=st.integers(1, 60),
+    allowed=st.lists(st.booleans(), min_size=100, max_size=100),
+    excluded=st.lists(st.integers(0, 50), max_size=50),
+    seed=st.integers(0, 2**31),
+)
+def test_a_masked_index_is_one_without_these_items(kind, n, deltas, k, allowed, excluded, seed):
+    rng = np.random.default_rng(seed)
+    vectors = vectors_for(rng, n)
+    index = base_index(kind, [f"i{x}" for x in range(n)], vectors)
+    merged = {f"i{x}": vectors[x] for x in range(n)}
+    for changed, _ in deltas:
+        new = vectors_for(rng, len(changed))
+        names = [f"i{x}" for x in changed]
+        index = index.with_changes(pa.array(names, pa.string()), new, pa.array([], pa.string()))
+        merged |= dict(zip(names, new, strict=True))
+    size = len(index.base) + len(index.overlay)
+    masked = index.only(np.array(allowed[:size], bool))
+    places = index.lookup(pa.array([*merged], pa.string()))
+    left = {name: merged[name] for name, place in zip(merged, places, strict=True) if allowed[place]}
+    assert len(masked) == len(left)
+    found = masked.lookup(pa.array([*merged], pa.string()))
+    np.testing.assert_array_equal(found, np.where(np.array(allowed, bool)[places], places, -1))
+    out = masked.lookup(pa.array(sorted(f"i{x}" for x in excluded), pa.string()))
+    query = vectors_for(rng, 1)
+    scores, positions = masked.search(query, k, [out])
+    wanted = brute(left, query[0], k, {f"i{x}" for x in excluded})
+    assert (positions[0] >= 0).sum() == len(wanted)
+    assert set(index.keys_of(positions[0][positions[0] >= 0])) <= set(left)
+    if kind == "exact":
+        np.testing.assert_allclose(
+            scores[0][: len(wanted)], [score for score, _ in wanted], rtol=1e-4, atol=1e-5
+        )
+
+
 def test_wrong_width_and_repeated_keys_are_refused():
     index = base_index("exact", ["a"], np.ones((1, DIM), np.float32))
     with pytest.raises(ValueError, match=r"expected user vectors \[B, 4\], got \[1, 3\]"):

@@ -321,6 +321,13 @@ def test_search_sums_over_triggers(
         assert scores[n][held].tolist() == pytest.approx(sorted(allowed, reverse=True)[:5], rel=1e-6)
     same = at_once.search(moments, 5, [at_once.lookup(pa.array(row, pa.string())) for row in out])
     np.testing.assert_allclose(same[0], scores, rtol=1e-6)
+    # Items masked out of the index are left out like items excluded from every moment.
+    barred = index.lookup(pa.array(sorted(set().union(*out)), pa.string()))
+    allowed_of = np.ones(index.ids.entry_capacity, bool)
+    allowed_of[barred[barred >= 0]] = False
+    masked = index.only(allowed_of).search(moments, 5)
+    for one, other in zip(masked, index.search(moments, 5, [barred] * len(out)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_neighbours_of_one_item() -> None:

@@ -61,12 +61,14 @@ def test_recall(ready):
         "method": "snake",
         "filters": {},
         "candidates": {"m": 4},
+        "caps": {},
         "items": [
             {
                 "id": item["id"],
                 "value": 0.0,
                 "found_by": [{"channel": "m", "score": item["score"], "rank": rank}],
                 "stages": {},
+                "crowded_out": {},
             }
             for rank, item in enumerate(body["items"])
         ],

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from deploy.embedded import EmbeddedStore
 from models.blend import Blend
+from serving.asking import Live
 from serving.audit import AuditCheck, AuditLog, read_audit
 from serving.config import ServingConfig
 from serving.fresh import Fresh
@@ -168,7 +169,7 @@ def test_newcomers_get_what_is_popular_now(world):
 
     def asked(user=NO_PROFILE, snapshot=snapshot, **more):
         return recall(
-            snapshot, RecallRequest("u1", 6, explain=True), user, 500, "r", popular=popular(), **more
+            snapshot, RecallRequest("u1", 6, explain=True), user, 500, "r", live=Live(popular()), **more
         )
 
     answer = asked()
@@ -196,7 +197,7 @@ def test_what_the_channels_leave_empty_is_filled_with_it(world):
     us = PopularItems(["i5", "gone"], [3.0, 2.0], 50.0)
     snapshot = replace(snapshot, fresh=Fresh(gone=frozenset({"gone"})))
     request = RecallRequest("u1", 10, {"geo": "US"}, exclude=["i3"])
-    answer = recall(snapshot, request, profile(CLICKS), 500, "r", popular=popular(**{US: us}))
+    answer = recall(snapshot, request, profile(CLICKS), 500, "r", live=Live(popular(**{US: us})))
     found = [(item.id, item.channel) for item in answer.items if item.channel != "m"]
     assert found == [
         ("i5", "popular_now"), ("live", "popular_now"),  # of US, then of all; i1 is there already
@@ -244,12 +245,12 @@ def test_nothing_barred_or_gone_comes_back_and_answers_are_full(
     user = profile([] if cold else CLICKS, consumed=dict.fromkeys(consumed, 1))
     now = popular(**{"": PopularItems(listed, [float(60 - n) for n in range(len(listed))], 9.0)})
     request = RecallRequest("u1", k, exclude_seen=True, explain=True)
-    answer = recall(snapshot, request, user, 500, "r", config=config, popular=now)
+    answer = recall(snapshot, request, user, 500, "r", config=config, live=Live(now))
     found = [item.id for item in answer.items]
     eligible = ({f"i{n}" for n in range(60)} | set(listed)) - {*barred, *gone}
     assert set(found) <= eligible
     assert len(set(found)) == len(found) == min(k, len(eligible))
-    assert recall(snapshot, request, user, 500, "r", config=config, popular=now) == answer
+    assert recall(snapshot, request, user, 500, "r", config=config, live=Live(now)) == answer
 
 
 def post(world, body, audit=None):

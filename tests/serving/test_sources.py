@@ -16,6 +16,7 @@ from serving.channels.of_snapshot import sources_of
 from serving.channels.own import OwnItemsConfig, OwnItemsSource
 from serving.channels.popular import PopularSource
 from serving.config import ServingConfig
+from serving.eligible import eligible
 from serving.errors import EditorialRefused
 from serving.filters import FilterConfig, barred
 from serving.popular_now import PopularItems
@@ -105,7 +106,6 @@ def test_filters_by_kind_and_age():
     assert found == {
         "request": {"out"},
         "consumed": {"old"},
-        "blocked": {"bad"},
         "seen": {"new", "shown"},
     }
     assert barred(FilterConfig(), user, 10 * HOUR, set(), False) == {}
@@ -156,7 +156,7 @@ def test_scores_of_a_channel_are_those_of_its_candidates(served):
     lists = {"": ["i9", "i2"]}
     logs = {"popularity": np.log1p, "popular_now": np.log1p}
     popular = PopularItems(["i4", "i8"], [2.5, 0.5], 100.0)
-    for name, source in sources_of(served, OwnItemsConfig(), lists, popular).items():
+    for name, source in sources_of(eligible(served, ()), ServingConfig(), lists, popular).items():
         ranking = source.candidates(ask, 9)
         assert ranking or name == "fresh"
         if not ranking:

@@ -63,6 +63,8 @@ def test_one_stage_alone_and_none_whose_ranker_is_missing(served):
     assert [item.id for item in only.items] == sorted(plain, key=lambda item: -int(item[1:]))
     gone = answered(served, 6, {}, rank={"model": "r", "candidates": 6})
     assert [item.id for item in gone.items] == plain
+    assert gone.degraded == [f"stage rank: bundle {served.bundle} has no ranker 'r'"]
+    assert only.degraded == []
 
 
 def test_more_is_asked_for_than_a_stage_looks_at(served):
@@ -75,19 +77,19 @@ def test_more_is_asked_for_than_a_stage_looks_at(served):
 def test_what_a_stage_turns_down():
     fused = [Fused(key, 0.0, (Found("m", 1.0, at),)) for at, key in enumerate("abcde")]
     staged = Staged(fused, {}).then("prerank", 4, np.array([1, 4, 2, 3], np.float32), 2)
-    assert [one.key for one in staged.kept] == ["b", "d"]
+    assert [one.key for one in staged.order] == ["b", "d", "c", "a", "e"]
     assert [(one.key, one.stage, one.rank, one.score, one.cutoff) for one in staged.rejected] == [
         ("c", "prerank", 2, 2.0, 3.0),
         ("a", "prerank", 3, 1.0, 3.0),
     ]
     again = staged.then("rank", 2, np.array([1, 9], np.float32), 1)
-    assert [one.key for one in again.kept] == ["d"]
+    assert [one.key for one in again.order] == ["d", "b", "c", "a", "e"]
     assert [(one.key, one.stage) for one in again.rejected] == [
         ("c", "prerank"),
         ("a", "prerank"),
         ("b", "rank"),
     ]
-    assert Staged([], {}).then("rank", 5, np.empty(0, np.float32), 5).kept == []
+    assert Staged([], {}).then("rank", 5, np.empty(0, np.float32), 5).order == []
 
 
 def test_a_failing_stage_keeps_the_order_and_is_named(tmp_path):

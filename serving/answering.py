@@ -1,0 +1,113 @@
+"""The steps of an answer: what is asked of the channels and stages, one batch of calls after another.
+
+`steps` says what to call and is sent what came back, so that the server can make the calls of a step in lanes
+with limits (serving/gather.py) and a test in one thread. It is pure: no clock, no I/O, no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from serving.asking import Asking
+from serving.caps import Caps
+from serving.channels.contract import Ranking
+from serving.fusion import Fused, all_keys, blended, fuse
+from serving.places import admitted, placed
+from serving.stages import Staged
+
+CAPS = "caps"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Calls by name of channel or stage, and how long to wait for each."""
+
+    calls: Mapping[str, Callable[[], Any]]
+    limits_s: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the channels gave, what the stages made of it, and the items of the answer with the caps as they
+    left them.
+    """
+
+    rankings: Mapping[str, Ranking]
+    staged: Staged
+    fused: list[Fused]
+    caps: Caps
+
+
+Steps = Generator[Step, Mapping[str, Any], Chosen]
+Fusing = Generator[Step, Mapping[str, Any], list[Fused]]
+
+
+def steps(asking: Asking) -> Steps:
+    """Ask, fuse, stage, choose. A call that is not among what is sent back is done without."""
+    rankings: Mapping[str, Ranking] = yield Step(asking.candidate_calls(), asking.limits_s)
+    caps, k = asking.caps, asking.request.k
+    staged = Staged((yield from _fused(asking, rankings, None if caps.most else asking.depth)), {})
+    for place, (name, stage, _) in enumerate(asking.stages):
+        call = {name: asking.stage_call(place, staged.order)}
+        ranked = yield Step(call, {name: stage.timeout_ms / 1000})
+        if name in ranked:
+            staged = staged.then(name, stage.candidates, ranked[name], asking.keep(place))
+    fused = placed(staged.order, asking.channels, rankings, k, caps)
+    chosen = Chosen(rankings, staged, fused, caps)
+    if caps.most and len(fused) < k:
+        chosen = yield from _refilled(asking, chosen)
+    return chosen
+
+
+def run(steps: Steps) -> Chosen:
+    """Make the calls one after another."""
+    step = next(steps)
+    while True:
+        answers = {name: call() for name, call in step.calls.items()}
+        try:
+            step = steps.send(answers)
+        except StopIteration as done:
+            chosen: Chosen = done.value
+            return chosen
+
+
+def _fused(asking: Asking, rankings: Mapping[str, Ranking], k: int | None) -> Fusing:
+    """The channels' candidates as one list of at most k."""
+    most = sum(len(ranking) for ranking in rankings.values()) if k is None else k
+    if asking.blend is None:
+        return fuse(asking.fusion, asking.channels, rankings, most)
+    keys = all_keys(rankings)
+    scores = yield Step(asking.score_calls(keys), asking.limits_s)
+    return blended(asking.blend, rankings, keys, scores, most)
+
+
+def _refilled(asking: Asking, chosen: Chosen) -> Steps:
+    """An answer that caps left short, with what the channels have beyond it: until it is full or they have no
+    more. Every round asks for twice as many, and for none that caps would turn away again.
+    """
+    rankings, fused, caps = dict(chosen.rankings), list(chosen.fused), chosen.caps
+    k, rounds = asking.request.k, 0
+    open_ = [name for name, ranking in rankings.items() if len(ranking) >= asking.k]
+    while len(fused) < k and open_:
+        rounds += 1
+        more = (k - len(fused)) << rounds
+        # Masking takes long over very many items, so it has a lane and a limit too.
+        calls = {CAPS: partial(asking.beyond, fused, caps, open_, more)}
+        made = yield Step(calls, {CAPS: asking.config.channel_timeout_ms / 1000})
+        if CAPS not in made:
+            break
+        beyond: Asking = made[CAPS]
+        found: Mapping[str, Ranking] = yield Step(beyond.candidate_calls(), beyond.limits_s)
+        new = yield from _fused(beyond, found, None)
+        fused += admitted([_ranked_on(one, rankings) for one in new], k - len(fused), caps)
+        rankings |= {name: rankings[name] + ranking for name, ranking in found.items()}
+        open_ = [name for name, ranking in found.items() if len(ranking) >= more]
+    return Chosen(rankings, chosen.staged, fused, caps)
+
+
+def _ranked_on(one: Fused, before: Mapping[str, Sequence[object]]) -> Fused:
+    """An item with its ranks behind what its channels gave before."""
+    return replace(one, found=tuple(replace(by, rank=len(before[by.channel]) + by.rank) for by in one.found))

@@ -1,0 +1,248 @@
+"""From a request, a profile and one snapshot to the questions: who is asked, for how much, for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from models.arrays import Float32Array
+from models.blend import Blend
+from serving.caps import Caps
+from serving.channels.contract import Ask, Ranking, Source
+from serving.channels.editorial import Lists
+from serving.channels.names import POPULAR_NOW, POPULARITY, SAME
+from serving.channels.of_snapshot import sources_of
+from serving.config import ServingConfig
+from serving.eligible import Eligible, eligible
+from serving.filters import barred
+from serving.fusion import Fused
+from serving.fusion_config import CANDIDATES, ChannelConfig, FusionConfig, SceneConfig, StageConfig
+from serving.live_counts import LiveCounts
+from serving.popular_now import PopularItems, PopularNow
+from serving.profile import Profile
+from serving.schema import RecallRequest
+from serving.snapshot import Snapshot
+from serving.stages import PRERANK, RANK, CandidateRanker, ServedRanker
+from serving.validation import key_text
+
+_CONFIG = ServingConfig()
+_NO_SCENE = SceneConfig()
+_EVERYBODY, _COLD, _NOBODY = ChannelConfig(), ChannelConfig(users="cold"), ChannelConfig(users="nobody")
+
+
+@dataclass(frozen=True)
+class Live:
+    """Readings of the store, beside the snapshot; None where they are not followed."""
+
+    popular: PopularNow | None = None
+    counts: LiveCounts | None = None
+
+
+NOT_FOLLOWED = Live()
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One request, ready for the channels.
+
+    items: what may be answered, of one snapshot; sources: channels to ask, in the order of their importance;
+    k: how many candidates of each; limits_s: how long to wait for each. stages: name, settings and ranker of
+    those that are on and whose ranker is there; missing: what is wanted and not there. popular: the live
+    lists of what is popular that fit the request, the best one first; popular_missing: why the channel
+    popular_now does with the snapshot's, "" = it need not.
+    """
+
+    items: Eligible
+    request: RecallRequest
+    ask: Ask
+    filters: Mapping[str, set[str]]
+    cold: bool
+    config: ServingConfig
+    editorial: Lists
+    sources: Mapping[str, Source]
+    k: int
+    limits_s: Mapping[str, float]
+    fusion: FusionConfig
+    channels: Mapping[str, ChannelConfig]
+    most: Mapping[str, int]
+    """Caps: item attribute -> most items of the same value, 0 = any."""
+    stages: Sequence[tuple[str, StageConfig, ServedRanker | CandidateRanker]] = ()
+    missing: Sequence[str] = ()
+    popular: Sequence[PopularItems] = ()
+    popular_missing: str = ""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot, of which channels find only what may be answered."""
+        return self.items.snapshot
+
+    @property
+    def depth(self) -> int:
+        """How many items of the fused list are wanted, where no caps turn any away."""
+        return max([self.request.k, *(stage.candidates for _, stage, _ in self.stages[:1])])
+
+    def keep(self, place: int) -> int:
+        """How many items stage `place` hands on: what the next one looks at, or the answer."""
+        following = self.stages[place + 1 : place + 2]
+        return max([self.request.k, *(stage.candidates for _, stage, _ in following)])
+
+    @property
+    def blend(self) -> Blend | None:
+        """The fitted weights, None where they are not wanted, not there, or there is nothing to weigh."""
+        wanted = self.fusion.method == "blend" and len(self.sources) > 1
+        return self.snapshot.blend if wanted else None
+
+    @property
+    def degraded(self) -> list[str]:
+        """What had to be done without before any channel was asked."""
+        instead = f"channel {POPULAR_NOW}: the version's popularity instead: {self.popular_missing}"
+        return [*self.missing, *([instead] if self.popular_missing else [])]
+
+    @property
+    def caps(self) -> Caps:
+        """The caps of an answer that is still empty."""
+        return Caps(self.most, self.snapshot.attributes)
+
+    def candidate_calls(self) -> dict[str, Callable[[], Ranking]]:
+        """What is asked of every channel first."""
+        return {name: partial(one.candidates, self.ask, self.k) for name, one in self.sources.items()}
+
+    def stage_call(self, place: int, order: Sequence[Fused]) -> Callable[[], Float32Array]:
+        """What the ranker of a stage is asked."""
+        _, stage, ranker = self.stages[place]
+        if isinstance(ranker, CandidateRanker):
+            return partial(ranker.scores, order[: stage.candidates])
+        return partial(ranker.scores, self.ask, [one.key for one in order[: stage.candidates]])
+
+    def score_calls(self, keys: Sequence[str]) -> dict[str, Callable[[], Float32Array]]:
+        """What a blend asks every channel then: what it says of all candidates."""
+        return {name: partial(one.scores, self.ask, keys) for name, one in self.sources.items()}
+
+    def beyond(self, fused: Sequence[Fused], caps: Caps, names: Sequence[str], k: int) -> Asking:
+        """The same request for what could still join an answer: k more of each of some channels, none whose
+        value has no place left.
+        """
+        items = self.items.without(caps.closed())
+        asked = replace(self.ask, excluded=self.ask.excluded | {one.key for one in fused}, gone=items.gone)
+        had = [one.found[0].channel for one in fused]
+        channels = {
+            name: one.model_copy(update={"quota": max(one.quota - had.count(name), 0)})
+            if one.quota is not None
+            else one
+            for name, one in self.channels.items()
+        }
+        every = sources_of(items, self.config, self.editorial, self.popular[0] if self.popular else None)
+        sources = {name: every[name] for name in names}
+        return replace(self, items=items, ask=asked, sources=sources, channels=channels, k=k, stages=())
+
+
+def ask(
+    snapshot: Snapshot,
+    request: RecallRequest,
+    profile: Profile,
+    ts_ms: int,
+    config: ServingConfig = _CONFIG,
+    editorial: Lists | None = None,
+    live: Live = NOT_FOLLOWED,
+) -> Asking:
+    """What the channels are asked. Raises BadRequest for an ID that is none."""
+    user = key_text(request.user_id, "$.user_id")
+    exclude = {key_text(item, f"$.exclude[{at}]") for at, item in enumerate(request.exclude)}
+    filters = barred(config.filters, profile, ts_ms, exclude, request.exclude_seen)
+    excluded = set().union(*filters.values())
+    named = request.context.get("scene", "")
+    items, lists = eligible(snapshot, config.rules(named)), editorial or {}
+    asked = Ask(user, ts_ms, request.context, profile, excluded, items.gone)
+    cold = not any(
+        entry.kind in snapshot.history_kinds and entry.item_id and entry.ts_ms <= ts_ms
+        for entry in reversed(profile.history)
+    )
+    scene = config.scenes.get(named, _NO_SCENE)
+    fusion = scene.fusion or config.fusion
+    channels = {**_for_newcomers(snapshot, fusion, live.popular), **config.channels, **scene.channels}
+    popular = live.popular.of(request.context) if live.popular else []
+    every = sources_of(items, config, lists, popular[0] if popular else None)
+    sources = _chosen(snapshot, every, channels, cold)
+    given = {name: channels[name].timeout_ms if name in channels else None for name in sources}
+    limits_s = {name: (limit or config.channel_timeout_ms) / 1000 for name, limit in given.items()}
+    asking = Asking(
+        items,
+        request,
+        asked,
+        filters,
+        cold,
+        config,
+        lists,
+        sources,
+        request.k,
+        limits_s,
+        fusion,
+        channels,
+        {**config.caps, **scene.caps},
+        (),
+        (),
+        popular,
+        live.popular.missing if live.popular and POPULAR_NOW in sources else "",
+    )
+    stages, missing = _stages(asking, live.counts)
+    asking = replace(asking, stages=stages, missing=missing)
+    deep = asking.blend is not None or asking.fusion.method in ("rrf", "weighted")
+    spare = 2 if asking.caps.most else 1  # caps turn some away; more are asked for where that is too few
+    return replace(asking, k=max(spare * asking.depth, asking.fusion.depth if deep else 0))
+
+
+def _stages(
+    asking: Asking, counts: LiveCounts | None
+) -> tuple[list[tuple[str, StageConfig, ServedRanker | CandidateRanker]], list[str]]:
+    """The stages that are on, and why some that are wanted are not."""
+    snapshot, config = asking.snapshot, asking.config
+    stages: list[tuple[str, StageConfig, ServedRanker | CandidateRanker]] = []
+    missing = []
+    for name, stage in ((PRERANK, config.prerank), (RANK, config.rank)):
+        if stage.model == CANDIDATES:
+            if why := _no_network(asking, counts):
+                missing.append(f"stage {name}: {why}")
+            elif snapshot.prerank and counts:
+                stages.append((name, stage, CandidateRanker(snapshot.prerank, counts)))
+        elif stage.model in snapshot.rankers:
+            stages.append((name, stage, snapshot.rankers[stage.model]))
+        elif stage.model:
+            missing.append(f"stage {name}: bundle {snapshot.bundle} has no ranker {stage.model!r}")
+    return stages, missing
+
+
+def _no_network(asking: Asking, counts: LiveCounts | None) -> str:
+    """Why the network over candidates cannot order this answer, "" = it can."""
+    if asking.snapshot.prerank is None:
+        return f"bundle {asking.snapshot.bundle} has no network over candidates yet (update.prerank)"
+    if asking.blend is None:
+        return "it orders what a blend of several channels fused, and nothing was blended"
+    if counts is None or counts.missing:
+        return f"no counts of items: {counts.missing if counts else 'they are not followed'}"
+    return ""
+
+
+def _chosen(
+    snapshot: Snapshot, sources: Mapping[str, Source], channels: Mapping[str, ChannelConfig], cold: bool
+) -> dict[str, Source]:
+    """Those that this user gets; what only newcomers get comes first for them."""
+    asked: dict[str, Source] = {}
+    for wanted in ("cold", "all") if cold else ("all",):
+        for name, source in sources.items():
+            default = _EVERYBODY if name in snapshot.names or name.startswith(SAME) else _NOBODY
+            if channels.get(name, default).users == wanted:
+                asked[name] = source
+    return asked
+
+
+def _for_newcomers(
+    snapshot: Snapshot, fusion: FusionConfig, popular: PopularNow | None
+) -> dict[str, ChannelConfig]:
+    """Channels that users without a history get unless told otherwise: what is popular now where it is
+    followed, and the snapshot's popularity, where it is not or a blend has weights for it.
+    """
+    fitted = fusion.method == "blend" and snapshot.blend is not None
+    if popular is None:
+        return {POPULARITY: _COLD}
+    return {POPULARITY: _COLD, POPULAR_NOW: _COLD} if fitted else {POPULAR_NOW: _COLD}
