@@ -16,7 +16,7 @@ from serving.caps import Caps
 from serving.channels.contract import Ranking
 from serving.fusion import Fused, all_keys, blended, fuse
 from serving.places import admitted, placed
-from serving.stages import Staged
+from serving.stages import Rejected, Staged
 
 CAPS = "caps"
 
@@ -39,6 +39,12 @@ class Chosen:
     staged: Staged
     fused: list[Fused]
     caps: Caps
+
+    @property
+    def turned_down(self) -> list[Rejected]:
+        """What the stages rejected and nothing brought back."""
+        there = {one.key for one in self.fused}
+        return [one for one in self.staged.rejected if one.key not in there]
 
 
 Steps = Generator[Step, Mapping[str, Any], Chosen]

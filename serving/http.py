@@ -104,9 +104,7 @@ class Api:
             self.metrics.popular_fallbacks.inc()
         chosen, missing = await self._chosen(asking)
         answered = answer(asking, chosen, uuid.uuid4().hex, [*degraded, *missing])
-        there = {one.key for one in chosen.fused}
-        turned_down = [one for one in chosen.staged.rejected if one.key not in there]
-        if sent := spread(turned_down, self.config.rejects_per_answer):
+        if sent := spread(chosen.turned_down, self.config.rejects_per_answer):
             self.rejects.send(reject_events(body, ts_ms, answered, sent))
         if not profile.history:
             self.metrics.cold.inc()

@@ -19,6 +19,7 @@ from serving.fusion import Found, Fused
 from serving.profile import Profile
 from serving.schema import RecallAnswer, RecalledItem, RecallRequest
 from serving.snapshot import Snapshot
+from serving.stages import Rejected
 from stream.keys import decode_id
 
 _CONFIG = ServingConfig()
@@ -40,7 +41,15 @@ def recall(
     ts_ms: moment of the request. Raises BadRequest for an ID that is none.
     """
     asking = ask(snapshot, request, profile, ts_ms, config, editorial, live)
-    return answer(asking, run(steps(asking)), request_id, degraded)
+    return answered(asking, request_id, degraded)[0]
+
+
+def answered(
+    asking: Asking, request_id: str, degraded: Sequence[str] = ()
+) -> tuple[RecallAnswer, list[Rejected]]:
+    """The answer, the channels and stages asked one after another, and what the stages turned down."""
+    chosen = run(steps(asking))
+    return answer(asking, chosen, request_id, degraded), chosen.turned_down
 
 
 def answer(asking: Asking, chosen: Chosen, request_id: str, degraded: Sequence[str] = ()) -> RecallAnswer:

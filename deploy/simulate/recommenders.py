@@ -1,4 +1,7 @@
-"""Who answers the simulated requests: the ceiling, two baselines; a running server is in over_http.py."""
+"""Who answers the simulated requests: the ceiling, two baselines, and what goes around another one.
+
+A running server is in over_http.py, a system in this process in learned.py.
+"""
 
 from __future__ import annotations
 
@@ -107,6 +110,31 @@ class Popular:
         if missing:
             self._count = np.concatenate([self._count, np.zeros(missing)])
         return self._count
+
+
+class Exploring:
+    """Another recommender's lists with a share of their places given to other items, drawn uniformly.
+
+    Which places, and which items, depend on neither the recommender nor its lists (Stream.EXPLORE and
+    RECOMMENDER): two recommenders of one seed explore alike.
+    """
+
+    def __init__(self, world: World, inner: Recommender, share: float) -> None:
+        self.world, self.inner, self.share = world, inner, share
+        self._random = Random(world)
+
+    def lists(self, users: Int64Array, context: Mapping[str, str], k: int, ts_ms: Int64Array) -> Int64Array:
+        """See Recommender. A drawn item that is in the list anyway is not drawn; an empty place is filled."""
+        served = self.inner.lists(users, context, k, ts_ms)
+        others = self._random.lists(users, context, k, ts_ms)
+        rng = generator(self.world.config.seed, Stream.EXPLORE, self.world.step)
+        chosen = (rng.random(served.shape) < self.share) | (served == 0)
+        twice = (others[:, :, None] == served[:, None, :]).any(axis=2)
+        return np.where(chosen & (others > 0) & ~twice, others, served)
+
+    def observe(self, actions: Actions) -> None:
+        """For the one within."""
+        self.inner.observe(actions)
 
 
 class Warmed:

@@ -60,7 +60,7 @@ def test_any_free_port_is_known_to_up_only() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"models": {"same_author": {}}}, "but not popularity, popular_now, own_items, editorial, fresh or same_"),
+        ({"models": {"same_author": {}}}, "popularity, popular_now, own_items, editorial, fresh or same_"),
         ({"serving": {"channels": {"same_author": {}}}}, "[models], [channels] or [serving.same]"),
         ({"serving": {"same": {"author": {"kinds": ["collect"]}}}}, "same.author.kinds: ['collect'] are"),
         ({"serving": {"caps": {"author": -1}}}, "greater than or equal to 0"),
