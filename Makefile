@@ -30,6 +30,7 @@ check: $(STAMP)  ## Formatting, lint, types, layers, and the generated part of t
 	$(BIN)/python -m benchmarks.readme --check
 	$(BIN)/python -m benchmarks.findings.tables --check
 	$(BIN)/python -m benchmarks.rankers.page --check
+	$(BIN)/python -m benchmarks.closed_loop.page --check
 
 bench: $(STAMP)  ## Measurements against peers and the full demo; writes benchmarks/results and the README table
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
@@ -55,6 +56,7 @@ docs: $(STAMP)  ## Write the generated parts of docs and README.md anew
 	$(BIN)/python -m benchmarks.readme
 	$(BIN)/python -m benchmarks.findings.tables
 	$(BIN)/python -m benchmarks.rankers.page
+	$(BIN)/python -m benchmarks.closed_loop.page
 
 clean:  ## Remove the environment and everything the demo wrote
 	rm -rf $(VENV) var build *.egg-info
