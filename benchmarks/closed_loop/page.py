@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -14,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pages
+from benchmarks.closed_loop.arms import ARMS
 from benchmarks.closed_loop.plot import svg
-from benchmarks.closed_loop.results import FILE
+from benchmarks.closed_loop.results import FILE, measured
 from benchmarks.findings.figures import table
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, PLOT = DOCS / "simulate.md", DOCS / "closed_loop.svg"
 PART = re.compile(r"(<!-- closed loop: ([^>]*?) -->\n).*?(<!-- end of closed loop -->)", re.DOTALL)
+UNKNOWN = "Not measured yet."
 Results = dict[str, Any]
 
 
 def setup(data: Results) -> str:
     """Where, how long, with what."""
+    if not data["arms"]:
+        return UNKNOWN
     about, run = data["about"], data["about"]["run"]
     world = about["worlds"][0]
     seeds = ", ".join(str(one["seed"]) for one in about["worlds"])
@@ -42,6 +45,8 @@ def setup(data: Results) -> str:
 
 def arms(data: Results) -> str:
     """Every arm over the days after the warm-up."""
+    if not data["arms"]:
+        return UNKNOWN
     warm = round(data["about"]["run"]["warm_days"])
     rows = []
     for arm in data["arms"]:
@@ -53,6 +58,8 @@ def arms(data: Results) -> str:
             (f"`{arm['name']}`", arm["meaning"], _range(clicks), f"{expected['value']:.4f}",
              f"{watched['value']:.2f}", f"{regret:.3f}", f"{new:.3f}")
         )  # fmt: skip
+    there = {arm["name"] for arm in data["arms"]}
+    rows += [(f"`{arm.name}`", arm.meaning, UNKNOWN, "", "", "", "") for arm in ARMS if arm.name not in there]
     head = (
         "SIMULATED arm", "", "clicks per impression", "expected", "watched s per impression",
         "relative regret", "share of new items",
@@ -62,6 +69,8 @@ def arms(data: Results) -> str:
 
 def differences(data: Results) -> str:
     """Every arm against its base and against `popular`, of all seeds and of each."""
+    if not data["differences"]:
+        return UNKNOWN
     rows = []
     for one in data["differences"]:
         if one["metric"] == "expected":
@@ -86,7 +95,7 @@ def verdicts(data: Results) -> str:
         )  # fmt: skip
         relative = one["value"] / base["value"]
         lines.append(f"- `{one['name']}` against `{one['against']}`: {said} ({relative:+.1%}){worlds}.")
-    return "\n".join(lines)
+    return "\n".join(lines) or UNKNOWN
 
 
 def _difference(data: Results, like: Results, metric: str) -> Results:
@@ -120,7 +129,7 @@ def filled(text: str, data: Results) -> str:
 
 def main(check: bool) -> int:
     """Write page and plot, or say whether they are current."""
-    data = json.loads(FILE.read_text(encoding="utf-8"))
+    data = measured()
     wanted = {PAGE: filled(PAGE.read_text(encoding="utf-8"), data), PLOT: svg(data)}
     stale = [file for file, text in wanted.items() if not file.exists() or file.read_text("utf-8") != text]
     for file in stale:

@@ -20,6 +20,8 @@ _LABEL_PX = 15
 
 def svg(results: dict[str, Any]) -> str:
     """The plot of closed_loop.json: expected clicks per impression, mean over the worlds."""
+    if not results["arms"]:
+        return _empty()
     lines = {arm["name"]: _mean(arm["by_seed"]) for arm in results["arms"]}
     days = max(len(line) for line in lines.values())
     values = [value for line in lines.values() for value in line]
@@ -41,6 +43,13 @@ def svg(results: dict[str, Any]) -> str:
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _empty() -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 60" font-family="sans-serif">'
+        '<text x="20" y="36">SIMULATED closed loop: not measured yet</text></svg>\n'
+    )
 
 
 class _Axis:

@@ -106,6 +106,14 @@ def interval(values: np.ndarray) -> dict[str, float]:
     return {"value": round(float(values[0]), 5), "low": round(float(low), 5), "high": round(float(high), 5)}
 
 
+def measured(file: Path = FILE) -> dict[str, Any]:
+    """What was measured so far; no arms where there is no file."""
+    if not file.exists():
+        return {"about": {"simulation": True}, "arms": [], "differences": [], "configurations": []}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
 def write(results: dict[str, Any], file: Path = FILE) -> None:
     """One line for each entry, so that a diff shows which ones changed."""
     parts = []

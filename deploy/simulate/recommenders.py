@@ -88,6 +88,8 @@ class Popular:
         top = np.lexsort((np.arange(len(count)), -count))[:k] + 1
         served = np.zeros((len(users), k), np.int64)
         served[:, : len(top)] = top
+        if not self.explore:
+            return served
         others = self._random.lists(users, context, k, ts_ms)
         rng = generator(self.world.config.seed, Stream.EXPLORE, self.world.step)
         chosen = (rng.random(served.shape) < self.explore) & (others > 0) & ~np.isin(others, top)

@@ -1,6 +1,5 @@
 """The closed loop's arms are configurations, its figures plain sums, its page what the results say."""
 
-import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import pytest
 from benchmarks.closed_loop import page
 from benchmarks.closed_loop.arms import ARMS, RUN, chosen
 from benchmarks.closed_loop.by_user import drawn, rates
-from benchmarks.closed_loop.results import FILE, collect, interval
+from benchmarks.closed_loop.plot import svg
+from benchmarks.closed_loop.results import collect, interval, measured
 from benchmarks.closed_loop.runs import Run, execute, read
 from deploy.simulate.config import RunConfig
 
@@ -51,6 +51,11 @@ def test_a_run_of_random_is_kept_and_collected(tmp_path):
     clicks = found["arms"][0]["figures"]["clicks"]
     assert clicks["value"] == pytest.approx(days[0]["clicks_per_impression"], abs=1e-5)
     assert clicks["low"] < clicks["value"] < clicks["high"]
+    # A page of some of the arms says which are not there.
+    parts = "\n".join(page.PARTS[name](found) for name in page.PARTS)
+    assert "| `random` | uniformly drawn items | 0.0" in parts
+    assert "| `daily` | full retrain every midnight | Not measured yet." in parts
+    assert ET.fromstring(svg(found)).tag.endswith("svg")
 
 
 def test_rates_repeat_drawn_users():
@@ -71,4 +76,4 @@ def test_the_page_and_its_plot_are_written_from_the_figures():
     picture = page.PLOT.read_text(encoding="utf-8")
     assert ET.fromstring(picture).tag.endswith("svg")
     assert "SIMULATED" in picture
-    assert json.loads(FILE.read_text(encoding="utf-8"))["about"]["simulation"] is True
+    assert measured()["about"]["simulation"] is True
