@@ -20,9 +20,10 @@ from deploy.wiring import archive, catalogue_writer, joined_log, registry
 from deploy.wiring_training import catalogue_at, provenance, rankers, recipe
 from models.pointer import PointerStore
 from models.published import PublishedModel
+from serving.asking import ask
 from serving.metrics import ServingMetrics
 from serving.profile import Profile
-from serving.recall import answered, ask
+from serving.recall import answered
 from serving.rejects import reject_events
 from serving.schema import RecallRequest
 from serving.stages import spread
