@@ -18,7 +18,7 @@ from models.prerank import HIDDEN, Prerank, prerank_inputs
 
 CANDIDATES = 200
 """Of the fused list; as many as a stage looks at where nothing else is said."""
-_PASSES_FIRST, _PASSES, _BATCH, _LR, _DECAY = 6, 3, 32, 2e-3, 1e-4
+_PASSES_FIRST, _PASSES, _BATCH, _LR, _DECAY = 12, 6, 32, 2e-3, 1e-4
 
 
 def fit_prerank(prerank: Prerank | None, blend: Blend, rows: BlendRows, seed: int) -> Prerank | None:
