@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from serving.channels.own import OwnItemsConfig
 from serving.channels.same import SameConfig
 from serving.filters import AttributeRules, FilterConfig
-from serving.fusion_config import ChannelConfig, FusionConfig, SceneConfig, StageConfig
+from serving.fusion_config import CANDIDATES, ChannelConfig, FusionConfig, SceneConfig, StageConfig
 
 
 class ServingConfig(BaseModel):
@@ -104,4 +104,4 @@ class ServingConfig(BaseModel):
     def rankers(self) -> tuple[str, ...]:
         """Rankers that the stages use."""
         named = (self.prerank.model, self.rank.model)
-        return tuple(dict.fromkeys(name for name in named if name))
+        return tuple(dict.fromkeys(name for name in named if name not in ("", CANDIDATES)))

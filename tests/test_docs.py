@@ -9,6 +9,7 @@ import pytest
 from deploy.config import Config
 from models.feature_config import FeatureConfig, check_features
 from models.model_config import ModelConfig
+from serving.fusion_config import CANDIDATES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -48,9 +49,10 @@ def test_examples_of_models_are_valid() -> None:
 
 def test_the_example_of_fusion_is_valid() -> None:
     page = (ROOT / "docs/fusion.md").read_text(encoding="utf-8")
-    example, popular, attributes, stages = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    example, popular, attributes, stages, network = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert Config.model_validate(tomllib.loads(popular)).popular_now.by == (("geo", "scene"), ("geo",))
     assert Config.model_validate(tomllib.loads(stages)).serving.rankers == ("light",)
+    assert Config.model_validate(tomllib.loads(network)).serving.prerank.model == CANDIDATES
     serving = Config.model_validate(tomllib.loads(attributes)).serving
     assert serving.attributes == ("audience", "author_id", "available", "category")
     assert len(serving.rules("kids")) == 2
