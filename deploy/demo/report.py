@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from deploy.demo.explained import printed
 from deploy.demo.freshness import percentile
 from deploy.progressive import PAIRS, STRATEGIES, Interval, Scored
 
@@ -43,6 +44,7 @@ class Measured:
     stages_s: dict[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
     about: dict[str, Any] = field(default_factory=dict)
+    explained: dict[str, Any] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
         """The flat figures of report.json."""
@@ -77,6 +79,7 @@ class Measured:
             **{f"recall50_{name}": self.recall[name].mean for name in STRATEGIES if name in self.recall},
             "targets": self.targets,
             "recall50_intervals": {name: asdict(interval) for name, interval in self.recall.items()},
+            "explained": self.explained,
             "first_failures": self.failed[:5],
             "first_mixed": self.mixed[:5],
             "stages_s": {name: round(seconds, 2) for name, seconds in self.stages_s.items()},
@@ -123,6 +126,8 @@ def print_report(console: Console, measured: Measured) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    if measured.explained:
+        console.print(printed(measured.explained))
     difference = measured.recall.get("hourly-daily")
     if difference is not None and difference.low <= 0:
         side = "not above" if difference.mean <= 0 else "above, but not beyond chance,"

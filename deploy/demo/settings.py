@@ -7,6 +7,8 @@ from pathlib import Path
 
 POPULAR_SCENE, NEW_SCENE = "popular", "new"
 """Scenes that answer by one channel only, popular_now and fresh: the demo times what they answer when."""
+MIXED_SCENE = "mixed"
+"""A scene that answers by several channels: the demo shows an explained answer of it."""
 
 TEMPLATE = """\
 # Written by `freshrecall demo`; `freshrecall up --config {file}` starts the same system again.
@@ -37,6 +39,15 @@ fusion = {{ method = "snake" }}
 two_tower = {{ users = "nobody" }}
 popular_now = {{ users = "nobody" }}
 fresh = {{ users = "all" }}
+
+# A scene of several channels: the model, what the user had, what is popular now, and a place for a new item.
+[serving.scenes.{mixed_scene}]
+fusion = {{ method = "rrf" }}
+
+[serving.scenes.{mixed_scene}.channels]
+own_items = {{ users = "all" }}
+popular_now = {{ users = "all" }}
+fresh = {{ users = "all", guaranteed = 1 }}
 
 [schedule]
 clock = "event"
@@ -79,7 +90,7 @@ def write_settings(file: Path, data_dir: Path, day_timezone: str, audit_share: f
     text = TEMPLATE.format(
         file=file, data_dir=data_dir.as_posix(), broker_port=broker_port, store_port=store_port, port=port,
         day_timezone=day_timezone, audit_share=audit_share, features=features,
-        popular_scene=POPULAR_SCENE, new_scene=NEW_SCENE,
+        popular_scene=POPULAR_SCENE, new_scene=NEW_SCENE, mixed_scene=MIXED_SCENE,
     )  # fmt: skip
     file.write_text(text, encoding="utf-8")
     return port

@@ -19,7 +19,8 @@ import torch
 
 from deploy.config import Config
 from deploy.config_load import load
-from deploy.wiring import open_producer, popular_reader
+from deploy.wiring import open_producer
+from deploy.wiring_counts import popular_reader
 from deploy.wiring_training import catalogue_at, full_retrain
 from models.pointer import PointerStore
 from models.registry import Registry
