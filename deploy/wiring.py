@@ -57,11 +57,11 @@ def intake(
     held: Archive,
     online: Profiles,
     letters: DeadLetters,
-    counts: Sequence[PopularCounts] = (),
+    item_counts: Sequence[PopularCounts] = (),
 ) -> Intake:
-    """From Kafka into `held`, `online` and `counts`."""
+    """From Kafka into `held`, `online` and `item_counts`."""
     kafka = resolved(config).kafka
-    return Intake(kafka, held, online, letters, config=config.intake, counts=counts)
+    return Intake(kafka, held, online, letters, config=config.intake, item_counts=item_counts)
 
 
 def joined_log(config: Config) -> JoinedLog:

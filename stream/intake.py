@@ -69,13 +69,13 @@ class Intake:
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         config: IntakeConfig | None = None,
-        counts: Sequence[PopularCounts] = (),
+        item_counts: Sequence[PopularCounts] = (),
     ) -> None:
         """`on_seal` is called in the intake's thread and must be quick; `clock` gives seconds."""
         self.kafka, self.archive, self.profiles, self.dead_letters = kafka, archive, profiles, dead_letters
         self.config = config or IntakeConfig()
         self.counts = IntakeCounts()
-        self._online = [one for one in (profiles, *counts) if one is not None]
+        self._online = [one for one in (profiles, *item_counts) if one is not None]
         self._on_seal, self._clock, self._wall_ms = on_seal, clock, wall_ms
         self._watermark = Watermark(self.config.idle_s)
         self._guard = TimeGuard(self.config.times)

@@ -44,12 +44,12 @@ def running(
     publish=None,
     on_seal=lambda seals: None,
     archive=None,
-    counts=(),
+    item_counts=(),
 ):
     archive = archive or Archive(root / "archive")
     letters = DeadLetters(root / "dead.jsonl", publish)
     config = IntakeConfig(idle_s=idle_s)
-    intake = Intake(kafka, archive, profiles, letters, on_seal, config=config, counts=counts)
+    intake = Intake(kafka, archive, profiles, letters, on_seal, config=config, item_counts=item_counts)
     stop = threading.Event()
     failures = []
 
@@ -210,7 +210,7 @@ def test_an_absent_store_holds_nothing_up_and_is_repaired(kafka, topics, tmp_pat
         profiles = Profiles(service.url, ProfileConfig(prefix=topics("repair")))
         counter = (f"{profiles.config.prefix}:{{u:u}}", "n:click")
         popular = PopularCounts(service.url, PopularNowConfig(half_lives_h=(24,)), topics("repair"))
-        with running(kafka, tmp_path, profiles, counts=[popular]) as intake:
+        with running(kafka, tmp_path, profiles, item_counts=[popular]) as intake:
             for first in (0, 50, 100):
                 if first == 50:
                     service.stop()
