@@ -44,6 +44,9 @@ fresh = {{ users = "all" }}
 [serving.scenes.{mixed_scene}]
 fusion = {{ method = "rrf" }}
 
+[serving.own_items]
+kinds = ["purchase"]
+
 [serving.scenes.{mixed_scene}.channels]
 own_items = {{ users = "all" }}
 popular_now = {{ users = "all" }}
