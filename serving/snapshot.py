@@ -74,9 +74,8 @@ class Snapshot:
 
     names: the recall models (`channels`) and item-to-item channels (`neighbours`) in the order in which they
     are merged. blend: how their scores are added up, None while the bundle has none; prerank: the network
-    over it, likewise. fresh: what the
-    catalogue brought since. rankers: of the bundle, by name. attributes: of items, as of the catalogue;
-    by_value, eligible: what was worked out from them and is needed again.
+    over it, likewise. fresh: what the catalogue brought since. rankers: of the bundle, by name. attributes:
+    of items, as of the catalogue; by_value, eligible: what was worked out from them and is needed again.
     """
 
     bundle: str
