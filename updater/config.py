@@ -1,8 +1,8 @@
 """What the update scheme may be told: sections `[update]` and `[schedule]` of the configuration."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class UpdateConfig(BaseModel):
@@ -38,6 +38,12 @@ class UpdateConfig(BaseModel):
     popularity_half_life_h: float = Field(
         12.0, gt=0, description="Half-life of the popularity channel's counts, hours of event time."
     )
+
+    @model_validator(mode="after")
+    def _prerank_needs_a_blend(self) -> Self:
+        if self.prerank and not self.blend_targets:
+            raise ValueError("prerank: expected blend_targets above 0, for it is fitted to them, got 0")
+        return self
 
 
 class ScheduleConfig(BaseModel):

@@ -57,6 +57,21 @@ def test_any_free_port_is_known_to_up_only() -> None:
         resolved(config)
 
 
+def test_the_pre_rank_over_all_candidates_has_what_it_needs() -> None:
+    stage = {"serving": {"prerank": {"model": "candidates"}}}
+    with pytest.raises(ValueError, match=r"expected update\.prerank = true, got false"):
+        Config.model_validate(stage)
+    config = Config.model_validate({**stage, "update": {"prerank": True}})
+    assert config.serving.rankers == ()
+    with pytest.raises(ValueError, match="expected blend_targets above 0"):
+        Config.model_validate({"update": {"prerank": True, "blend_targets": 0}})
+    with pytest.raises(ValueError, match="expected other names than 'candidates'"):
+        Config.model_validate({"rankers": {"candidates": {"kind": "deepfm"}}})
+    rank = {"serving": {"rank": {"model": "candidates"}}, "update": {"prerank": True}}
+    with pytest.raises(ValueError, match=r"serving\.rank\.model: expected one of no rankers"):
+        Config.model_validate(rank)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
