@@ -5,8 +5,6 @@ A third immutable reference beside the snapshot and what is popular now, read on
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +14,10 @@ import numpy as np
 from models.arrays import Float32Array
 from models.item_signals import HALF_LIVES_H, PARTS, SIGNALS
 from serving.popular_now import PopularReader
+from serving.store_follower import StoreFollower
 from stream.popular_counts import EVERYTHING
 from stream.popular_store import PopularReading, ReadList
 
-_LOG = logging.getLogger(__name__)
 _HOUR_MS = 3_600_000
 _NO_READING = PopularReading()
 
@@ -55,8 +53,8 @@ class LiveCounts:
         return found
 
 
-class CountsFollower:
-    """Keeps a reading up to date. One thread calls `follow` (or `step` in tests)."""
+class CountsFollower(StoreFollower):
+    """Of how often items were taken and shown."""
 
     def __init__(
         self,
@@ -65,46 +63,35 @@ class CountsFollower:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """readers: of each of PARTS, of lists by HALF_LIVES_H; publish: takes every new reading."""
-        self._readers, self._publish, self._clock_s = readers, publish, clock_s
-        self._config = readers[PARTS[0]].config
+        config = readers[PARTS[0]].config
+        what = "counts of items are not known, no pre-rank by them"
+        super().__init__(what, config.poll_interval_s, config.stale_s, clock_s)
+        self._readers, self._publish = readers, publish
         self._told = dict.fromkeys(readers, _NO_READING)
         self._lists: dict[str, Sequence[ReadList]] = {}
-        self._missing: str | None = None
-        self._read_s = clock_s()
-
-    def follow(self, stop: threading.Event) -> None:
-        """Read every `poll_interval_s` until `stop`."""
-        while not stop.is_set():
-            self.step()
-            stop.wait(self._config.poll_interval_s)
+        self._unpublished = False
 
     def step(self) -> bool:
         """Read once; True when something changed. Never raises: without the store there are no counts."""
-        changed = self._missing != ""
         try:
             for part, reader in self._readers.items():
                 told = self._told[part]
                 reading = reader.read(told.epoch, told.sequence)
                 if (reading.epoch, reading.sequence) == (told.epoch, told.sequence):
                     continue
-                self._told[part], changed = reading, True
+                self._told[part], self._unpublished = reading, True
                 self._lists[part] = reading.changed.get(EVERYTHING, ())
         except Exception as error:  # whatever is wrong, requests are answered and the thread lives on
             return self._lost(f"{type(error).__name__}: {str(error)[:200]}")
         if not any(self._lists.values()):
             return self._lost("nothing has been counted yet")
         self._read_s = self._clock_s()
+        changed = self._unpublished or self._missing != ""
         if changed:
-            self._missing = ""
+            self._missing, self._unpublished = "", False
             newest_ms = max(reading.newest_ms for reading in self._told.values())
             self._publish(LiveCounts.of(self._lists, newest_ms))
         return changed
 
-    def _lost(self, why: str) -> bool:
-        lasting = self._missing == "" and self._clock_s() - self._read_s < self._config.stale_s
-        if lasting or self._missing == why:
-            return False
-        _LOG.warning("counts of items are not known, no pre-rank by them: %s", why)
-        self._missing = why
+    def _publish_missing(self, why: str) -> None:
         self._publish(LiveCounts(missing=why))
-        return True

@@ -5,9 +5,7 @@ Beside the snapshot a second immutable reference, read once per request: a readi
 
 from __future__ import annotations
 
-import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +16,9 @@ import numpy as np
 
 from models.arrays import Float64Array
 from serving.metrics import ServingMetrics
+from serving.store_follower import StoreFollower
 from stream.popular_counts import EVERYTHING, PopularNowConfig, segment_of
 from stream.popular_store import PopularReading, ReadList
-
-_LOG = logging.getLogger(__name__)
 
 
 class PopularReader(Protocol):
@@ -69,8 +66,8 @@ class PopularNow:
         return everything
 
 
-class PopularFollower:
-    """Keeps a reading up to date. One thread calls `follow` (or `step` in tests)."""
+class PopularFollower(StoreFollower):
+    """Of what is popular now."""
 
     def __init__(
         self,
@@ -80,19 +77,13 @@ class PopularFollower:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """publish: takes every new reading."""
-        self._reader, self._publish, self._metrics, self._clock_s = reader, publish, metrics, clock_s
         self._config = reader.config
+        what = "what is popular now is not known, the version's popularity serves"
+        super().__init__(what, self._config.poll_interval_s, self._config.stale_s, clock_s)
+        self._reader, self._publish, self._metrics = reader, publish, metrics
         self._told: PopularReading = PopularReading()
         self._held: dict[str, _Counts] = {}
-        self._missing: str | None = None
-        self._read_s = clock_s()
         metrics.popular_age.set_function(lambda: clock_s() - self._read_s)
-
-    def follow(self, stop: threading.Event) -> None:
-        """Read every `poll_interval_s` until `stop`."""
-        while not stop.is_set():
-            self.step()
-            stop.wait(self._config.poll_interval_s)
 
     def step(self) -> bool:
         """Read once; True when something changed. Never raises: a store that stays away leaves no lists."""
@@ -118,14 +109,8 @@ class PopularFollower:
             self._metrics.popular_seconds.observe(reading.age_s)
         return True
 
-    def _lost(self, why: str) -> bool:
-        lasting = self._missing == "" and self._clock_s() - self._read_s < self._config.stale_s
-        if lasting or self._missing == why:
-            return False
-        _LOG.warning("what is popular now is not known, the version's popularity serves: %s", why)
-        self._missing = why
+    def _publish_missing(self, why: str) -> None:
         self._publish(PopularNow(self._config, missing=why))
-        return True
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ of items, popularity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.arrays import Tensors
 from models.artifact import Artifact, ArtifactError
 from models.blend import Blend
 from models.bundle import BLEND_FILE, POPULARITY_FILE, PRERANK_FILE, neighbours_file
@@ -34,6 +36,7 @@ from serving.stages import ServedRanker
 from serving.tower_contract import LoadTower, ModelConfig, UserTower
 
 ITEM_TABLE = "item"
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,8 @@ class Snapshot:
             popularity,
             popularity.keys.to_pylist(),
             popularity.scores.tolist(),
-            _blend_of(bundle),
-            _prerank_of(bundle),
+            _part_of(bundle, BLEND_FILE, Blend.from_tensors, "weights of a blend"),
+            _part_of(bundle, PRERANK_FILE, Prerank.from_tensors, "a pre-rank network"),
             rankers={name: ServedRanker.load(bundle, name) for name in rankers if name in held_rankers},
         )
         snapshot.warm()
@@ -259,22 +262,14 @@ class Snapshot:
             neighbours.items.search(one_moment("", self.watermark_ms, [("#1", self.watermark_ms)]), 10)
 
 
-def _prerank_of(bundle: Artifact) -> Prerank | None:
-    if not bundle.has(PRERANK_FILE):
+def _part_of(bundle: Artifact, file: str, parse: Callable[[Tensors], _Part], what: str) -> _Part | None:
+    """A part that a bundle need not have. Raises ArtifactError when it cannot be used."""
+    if not bundle.has(file):
         return None
     try:
-        return Prerank.from_tensors(bundle.tensors(PRERANK_FILE))
+        return parse(bundle.tensors(file))
     except (KeyError, ValueError) as error:
-        raise ArtifactError(bundle.path(PRERANK_FILE), "a pre-rank network", str(error)) from error
-
-
-def _blend_of(bundle: Artifact) -> Blend | None:
-    if not bundle.has(BLEND_FILE):
-        return None
-    try:
-        return Blend.from_tensors(bundle.tensors(BLEND_FILE))
-    except (KeyError, ValueError) as error:
-        raise ArtifactError(bundle.path(BLEND_FILE), "weights of a blend", str(error)) from error
+        raise ArtifactError(bundle.path(file), what, str(error)) from error
 
 
 def manifest_id(bundle: Artifact) -> str:

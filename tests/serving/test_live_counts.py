@@ -178,3 +178,8 @@ def test_counts_outlast_a_store_that_is_away_for_a_moment():
     shown.next = reading(1, b=1.0)
     assert follower.step()
     assert published[-1].missing == ""
+    taken.next, shown.next = reading(2, a=7.0), Unreachable("redis.url", "redis://nowhere")
+    assert not follower.step()
+    shown.next = reading(1, b=1.0)
+    assert follower.step()  # what came in before the store went away is not lost with it
+    assert np.expm1(published[-1].signals(["a"]))[0, 0].round(5) == 7
