@@ -22,10 +22,12 @@ _PASSES, _BATCH, _LR = 4, 64, 0.01
 class BlendRows:
     """Targets with their candidates, collected one by one. lost: targets that no channel had brought up.
 
-    features: float32[N, 2C] of each; signals: float32[N, S] of its items, where they were given.
+    features: float32[N, 2C] of each; signals: float32[N, S] of its items, where they were given; named: what
+    they are.
     """
 
     channels: tuple[str, ...]
+    named: tuple[str, ...] = ()
     features: list[Float32Array] = field(default_factory=list)
     signals: list[Float32Array] = field(default_factory=list)
     place: list[int] = field(default_factory=list)

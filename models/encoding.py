@@ -23,6 +23,7 @@ from models.own_items import own_features, own_of_lists
 from models.pooling import ages_s, history_bags, newest_positions
 from models.popularity_layout import PopularityLayout
 from models.query import Queries
+from models.request_columns import columns_of_moments
 from models.samples import Samples
 from models.towers import HistorySequence, ItemInputs, UserInputs, sequence_inputs
 
@@ -49,7 +50,7 @@ def user_inputs(
             pooled, size, sequence = _sequence(config, main, length, moments.ts_ms, rows_of)
         else:
             pooled, size = _pooled(config, main, length, moments.ts_ms, rows_of)
-    columns = _request_columns(moments)
+    columns = columns_of_moments(moments)
     known = rows_of("user", key_array(moments.user_id)) if config.user_row else torch.zeros(n, config.id_dim)
     return UserInputs(
         user=known,
@@ -185,16 +186,9 @@ def _codes(
     if not tables:
         return {}
     part = features.part(list(tables.values()))
-    bags = part.keys(_request_columns(moments), moments.ts_ms)
+    bags = part.keys(columns_of_moments(moments), moments.ts_ms)
     keys = {feature.table: bag.keys for feature, bag in zip(part.categories, bags, strict=True)}
     return {name: entries_of(table, keys[table]) for name, table in tables.items()}
-
-
-def _request_columns(moments: Moments) -> dict[tuple[str, str], pa.Array]:
-    columns: dict[tuple[str, str], pa.Array] = {
-        ("context", name): col for name, col in moments.context.items()
-    }
-    return columns | {("user", name): column for name, column in moments.user_attributes.items()}
 
 
 def encode_items(

@@ -18,7 +18,8 @@ from models.reject_events import REJECT
 HALF_LIVES_H = (1.0, 6.0, 24.0, 168.0)
 PARTS = ("taken", "shown")
 """Positives; and all other events but rejects, exposures mostly."""
-SIGNALS = len(PARTS) * len(HALF_LIVES_H)
+NAMES = tuple(f"{part}, {hours:g} h" for part in PARTS for hours in HALF_LIVES_H)
+SIGNALS = len(NAMES)
 """S: log(1 + decayed count) by part and half-life."""
 
 

@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 
 from models.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
-from models.features import Columns, FeatureColumns
+from models.features import FeatureColumns
 from models.history import HistoryTable
-from models.item_store import ItemStore, user_columns
+from models.item_store import ItemStore
 from models.key_bytes import hash_keys, key_array
 from models.model_config import ModelConfig
 from models.popularity_dims import PopularityDims
+from models.request_columns import columns_of_events
 from models.samples import Samples
 from models.tables import Tables
 from models.target_counts import TargetCounts
@@ -115,7 +116,7 @@ class Preparation:
 
     def _numbered(self, targets: Samples, events: pa.Table, catalogue: CatalogueColumns) -> Samples:
         """Targets with their features and running numbers; events: theirs."""
-        columns = self._columns(self._features, events, catalogue)
+        columns = columns_of_events(self._features, events, catalogue)
         first = self.samples_made
         self.samples_made += len(targets)
         return replace(
@@ -139,7 +140,7 @@ class Preparation:
         codes: dict[str, Int64Array] = {}
         if self._segments:
             features = self._segment_features
-            columns = self._columns(features, events, catalogue)
+            columns = columns_of_events(features, events, catalogue)
             entries = features.entries(columns, ts_ms, self._tables.observe)
             codes = {
                 name: entries[:, features.layout[table].start].astype(np.int64)
@@ -163,18 +164,6 @@ class Preparation:
         for name, weight in self._config.weights.items():
             weights[pc.equal(kind, name).to_numpy()] = weight
         return weights
-
-    def _columns(self, features: FeatureColumns, events: pa.Table, catalogue: CatalogueColumns) -> Columns:
-        columns: dict[tuple[str, str], pa.Array] = {}
-        for name in features.reads("context"):
-            if name == "scene" and "scene" in events.column_names:
-                columns["context", name] = key_array(events["scene"])
-            elif "context" in events.column_names:
-                columns["context", name] = pc.map_lookup(events["context"].combine_chunks(), name, "last")
-        if features.reads("user"):
-            positions = catalogue.user_positions(events["user_id"])
-            columns |= user_columns(features, catalogue.users, positions)
-        return columns
 
 
 def _of_kinds(events: pa.Table, kinds: set[str] | tuple[str, ...]) -> pa.ChunkedArray:

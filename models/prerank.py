@@ -5,7 +5,8 @@ It corrects a blend: value = blend's value + w2 . relu(W1 x + b1), fitted listwi
 one learns from all that recall brings up, so it says what is taken next.
 
 Shapes: N candidates of one request, D = 1 + 2C + S inputs: the blend's value, its features of C channels,
-and the signals of the items (models/item_signals.py).
+and S signals of the items: how often each was taken and shown of late (models/item_signals.py), and its lifts
+in the segments of the one who asks (models/segment_lifts.py).
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ def prerank_inputs(
 
 @dataclass(frozen=True, eq=False)
 class Prerank:
-    """channels: those of the blend that it corrects. mean, deviation: float32[D] of the inputs; w1
-    float32[H, D], b1 float32[H], w2 float32[H].
+    """channels: those of the blend that it corrects; signals: names of the S signals. mean, deviation:
+    float32[D] of the inputs; w1 float32[H, D], b1 float32[H], w2 float32[H].
     """
 
     channels: tuple[str, ...]
+    signals: tuple[str, ...]
     mean: Float32Array
     deviation: Float32Array
     w1: Float32Array
@@ -54,19 +56,25 @@ class Prerank:
 
     def tensors(self) -> Tensors:
         """Everything from_tensors() needs."""
-        names = np.frombuffer("\n".join(self.channels).encode(), np.uint8)
-        return {**{name: getattr(self, name) for name in _ARRAYS}, "channels": names.copy()}
+        named = {"channels": self.channels, "signals": self.signals}
+        texts = {name: np.frombuffer("\n".join(all_).encode(), np.uint8) for name, all_ in named.items()}
+        return {name: getattr(self, name) for name in _ARRAYS} | {n: t.copy() for n, t in texts.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Tensors) -> Prerank:
         """What tensors() described. ValueError where the parts do not fit together."""
-        names: UInt8Array = np.asarray(tensors["channels"], np.uint8)
+        channels, signals = (_names(tensors[name]) for name in ("channels", "signals"))
         parts = {name: np.asarray(tensors[name], np.float32) for name in _ARRAYS}
-        d, h = len(parts["mean"]), len(parts["b1"])
+        d, h = 1 + 2 * len(channels) + len(signals), len(parts["b1"])
         expected = {"mean": (d,), "deviation": (d,), "w1": (h, d), "b1": (h,), "w2": (h,)}
         for name, shape in expected.items():
             if parts[name].shape != shape or not np.isfinite(parts[name]).all():
                 raise ValueError(
                     f"pre-rank: {name}: expected finite float32{list(shape)}, got {list(parts[name].shape)}"
                 )
-        return cls(tuple(names.tobytes().decode().split("\n")) if len(names) else (), **parts)
+        return cls(channels, signals, **parts)
+
+
+def _names(stored: np.ndarray) -> tuple[str, ...]:
+    names: UInt8Array = np.asarray(stored, np.uint8)
+    return tuple(names.tobytes().decode().split("\n")) if len(names) else ()

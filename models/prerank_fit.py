@@ -6,6 +6,8 @@ stage will see. N candidates of a target, D inputs, H hidden units.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,23 +20,23 @@ from models.prerank import HIDDEN, Prerank, prerank_inputs
 
 CANDIDATES = 200
 """Of the fused list; as many as a stage looks at where nothing else is said."""
-_PASSES_FIRST, _PASSES, _BATCH, _LR, _DECAY = 12, 6, 32, 2e-3, 1e-4
+_PASSES_FIRST, _PASSES, _BATCH, _LR, _DECAY = 8, 2, 32, 2e-3, 1e-4
 
 
 def fit_prerank(prerank: Prerank | None, blend: Blend, rows: BlendRows, seed: int) -> Prerank | None:
     """The network after a few passes of Adam over the rows in seeded order, from its weights on.
 
-    rows: with signals. A network of other channels starts anew, as None does: w2 = 0, so that it first says
-    what the blend says, and with the scales of these rows, which then stay. Targets that the blend does not
-    put among the first CANDIDATES teach nothing. Without rows the network as it is. A pure function of its
-    arguments, for one thread count.
+    rows: with signals. A network of other channels or signals starts anew, as None does: w2 = 0, so that it
+    first says what the blend says, and with the scales of these rows, which then stay. Targets that the blend
+    does not put among the first CANDIDATES teach nothing. Without rows the network as it is. A pure function
+    of its arguments, for one thread count.
     """
     inputs, place = _inputs(blend, rows)
     if not inputs:
         return prerank
-    first = prerank is None or prerank.channels != rows.channels
+    first = prerank is None or (prerank.channels, prerank.signals) != (rows.channels, rows.named)
     if prerank is None or first:
-        prerank = _fresh(rows.channels, inputs, seed)
+        prerank = _fresh(rows, inputs, seed)
     weights = [torch.tensor(part, requires_grad=True) for part in (prerank.w1, prerank.b1, prerank.w2)]
     adam = torch.optim.Adam(weights, lr=_LR, weight_decay=_DECAY)
     scaled = [prerank.scaled(part) for part in inputs]
@@ -52,7 +54,7 @@ def fit_prerank(prerank: Prerank | None, blend: Blend, rows: BlendRows, seed: in
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
     w1, b1, w2 = (part.detach().numpy().copy() for part in weights)
-    return Prerank(rows.channels, prerank.mean, prerank.deviation, w1, b1, w2)
+    return replace(prerank, w1=w1, b1=b1, w2=w2)
 
 
 def _corrections(scaled_BLD: Tensor, weights: list[Tensor]) -> Tensor:
@@ -73,7 +75,7 @@ def _inputs(blend: Blend, rows: BlendRows) -> tuple[list[Float32Array], list[int
     return inputs, places
 
 
-def _fresh(channels: tuple[str, ...], inputs: list[Float32Array], seed: int) -> Prerank:
+def _fresh(rows: BlendRows, inputs: list[Float32Array], seed: int) -> Prerank:
     every = np.concatenate(inputs)
     mean, deviation = every.mean(0), every.std(0)
     deviation[deviation < 1e-3] = 1.0
@@ -81,4 +83,5 @@ def _fresh(channels: tuple[str, ...], inputs: list[Float32Array], seed: int) -> 
     bound = 1 / np.sqrt(width)
     drawn = np.random.default_rng(seed).uniform(-bound, bound, (HIDDEN, width + 1)).astype(np.float32)
     nothing = np.zeros(HIDDEN, np.float32)
-    return Prerank(channels, mean, deviation, drawn[:, 1:].copy(), drawn[:, 0].copy(), nothing)
+    w1, b1 = drawn[:, 1:].copy(), drawn[:, 0].copy()
+    return Prerank(rows.channels, rows.named, mean, deviation, w1, b1, nothing)

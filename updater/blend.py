@@ -74,12 +74,14 @@ class BlendRefit:
         if not known or name not in self._parent.manifest["models"] or not len(samples):
             return
         places = self._chosen(samples)
+        chosen = samples.take(places)
+        asked_ms = chosen.ts_ms
+        if self._signals:
+            asked_ms = self._signals.asked_ms(chosen.request, chosen.ts_ms)
+            order = np.argsort(asked_ms, kind="stable")
+            places, asked_ms, chosen = places[order], asked_ms[order], chosen.take(order)
         moments = learner.moments(samples, places)
         if self._asked is None:
-            chosen = samples.take(places)
-            asked_ms = chosen.ts_ms
-            if self._signals:
-                asked_ms = self._signals.asked_ms(chosen.request, chosen.ts_ms)
             self._asked = _Asked(moments, learner.target_keys(chosen), asked_ms)
         items = load_items(self._parent, name)
         self._said[name] = _Model(learner.queries(moments), items.keys, items.base.vectors)
@@ -90,10 +92,11 @@ class BlendRefit:
         if self._asked is None:
             return before
         channels = self._channels_of(self._asked)
-        rows = BlendRows(tuple(channels))
+        rows = BlendRows(tuple(channels), self._signals.named if self._signals else ())
         every = pc.unique(pa.concat_arrays([channel.keys for channel in channels.values()]))
         codes_of = {name: _Codes.of(channel.keys, every) for name, channel in channels.items()}
-        entries = self._signals.entries(every) if self._signals else None
+        if self._signals:
+            self._signals.ask(every, self._asked.moments)
         target = pc.fill_null(pc.index_in(self._asked.targets, every), -1).to_numpy(zero_copy_only=False)
         for begin in range(0, len(target), _BLOCK):
             part = slice(begin, min(begin + _BLOCK, len(target)))
@@ -102,8 +105,8 @@ class BlendRefit:
                 codes, scores_CN = candidates(said, row)
                 place = np.flatnonzero(codes == target[begin + row])
                 signals = None
-                if self._signals and entries is not None:
-                    signals = self._signals.of(entries[codes], int(self._asked.asked_ms[begin + row]))
+                if self._signals:
+                    signals = self._signals.of(codes, begin + row, int(self._asked.asked_ms[begin + row]))
                 rows.add(scores_CN, int(place[0]) if len(place) else -1, signals)
         blend = fit_blend(before.blend or Blend.fresh(rows.channels), rows, self._seed)
         if not self._signals:

@@ -170,7 +170,8 @@ class IncrementalUpdater:
         )
         changes = self._since_base if previous == 0 else self._latest
         rows = self._rows_since_base if previous == 0 else self._latest_rows
-        self._registry.publish_delta(Delta(fields, changes, self.state.popularity_list(), rows))
+        lifts = self.state.segments.lifts() if self.state.segments.fields else None
+        self._registry.publish_delta(Delta(fields, changes, self.state.popularity_list(), rows, lifts))
 
     def _move_pointer(self) -> None:
         if self.base is None:

@@ -1,13 +1,22 @@
-"""What was known of items when a request began, for targets of a stretch that is about to be trained on."""
+"""What was known of items when a request began, for targets of a stretch that is about to be trained on:
+counts as of the request, lifts of segments as of the last interval that had ended.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
 from models.arrays import Float32Array, Int64Array
-from models.item_signals import ItemSignals
+from models.catalogue_columns import CatalogueColumns
+from models.item_signals import NAMES, ItemSignals
 from models.key_bytes import hash_keys
+from models.moments import Moments
+from models.request_columns import columns_of_moments
+from models.segment_counts import SegmentCounts
 
 HORIZON_MS = 14 * 86_400_000
 """How far back events are counted: two of the longest half-lives."""
@@ -19,14 +28,28 @@ class RequestSignals:
     not when its candidates were found.
     """
 
-    def __init__(self, events: pa.Table, positives: tuple[str, ...]) -> None:
-        """events: COLUMNS of EVENT_SCHEMA, from HORIZON_MS before the stretch to its end."""
+    def __init__(
+        self,
+        events: pa.Table,
+        positives: tuple[str, ...],
+        segments: SegmentCounts,
+        stretches: Sequence[tuple[pa.Table, CatalogueColumns]],
+    ) -> None:
+        """events: COLUMNS of EVENT_SCHEMA, from HORIZON_MS before the stretch to its end. segments: as they
+        were where the stretch begins; they are moved on. stretches: its events, with their catalogues.
+        """
         self._signals = ItemSignals(positives)
         self._signals.observe(events)
         requests, places = np.unique(hash_keys(events["request_id"]), return_inverse=True)
         self._requests: Int64Array = requests
         self._begin_ms = np.full(len(requests), np.iinfo(np.int64).max)
         np.minimum.at(self._begin_ms, places, np.array(events["ts_ms"], np.int64))
+        self._segments = segments
+        self._intervals = iter(_intervals(stretches) if segments.fields else ())
+        self._next = next(self._intervals, None)
+        self._lifts = segments.lifts()
+        self.named = (*NAMES, *self._lifts.named)
+        self._every = pa.array([], pa.string())
 
     def asked_ms(self, request: Int64Array, ts_ms: Int64Array) -> Int64Array:
         """When the requests of samples began, int64[N]; a sample without one asks for itself.
@@ -40,10 +63,42 @@ class RequestSignals:
         asked_ms[known] = np.minimum(self._begin_ms[places[known]], ts_ms[known])
         return asked_ms
 
-    def entries(self, keys: pa.Array) -> Int64Array:
-        """int64[K] of items string[K], for of()."""
-        return self._signals.entries(keys)
+    def ask(self, every: pa.Array, moments: Moments) -> None:
+        """Say which items string[K] and which moments of() is going to be about."""
+        self._every = every
+        self._entries = self._signals.entries(every)
+        self._moments = columns_of_moments(moments)
+        self._n = len(moments)
+        self._read()
 
-    def of(self, entries: Int64Array, asked_ms: int) -> Float32Array:
-        """float32[N, S] of the items `entries` int64[N] at a moment."""
-        return self._signals.values(entries, asked_ms)
+    def of(self, items: Int64Array, moment: int, asked_ms: int) -> Float32Array:
+        """float32[N, S] of the items `items` int64[N] at a moment, both by their places in ask().
+
+        Moments are asked for in the order of asked_ms.
+        """
+        counts = self._signals.values(self._entries[items], asked_ms)
+        moved = False
+        while self._next is not None and self._next[0] <= asked_ms:
+            self._segments.observe(*self._next[1:])
+            self._next, moved = next(self._intervals, None), True
+        if moved:
+            self._lifts = self._segments.lifts()
+            self._read()
+        lifts = self._lifts.of(self._places[items], self._rows[moment])
+        return np.concatenate([counts, lifts], axis=1)
+
+    def _read(self) -> None:
+        self._places = self._lifts.places(self._every)
+        self._rows = self._lifts.rows(self._moments, self._n)
+
+
+def _intervals(
+    stretches: Sequence[tuple[pa.Table, CatalogueColumns]],
+) -> Iterator[tuple[int, pa.Table, CatalogueColumns]]:
+    """(end in ms, events, catalogue) of every interval, in order."""
+    for events, catalogue in stretches:
+        ends_ms = np.array(events["interval_end_ms"], np.int64)
+        cuts = [0, *(np.flatnonzero(np.diff(ends_ms)) + 1).tolist(), len(ends_ms)]
+        for begin, end in pairwise(cuts):
+            if end > begin:
+                yield int(ends_ms[begin]), events.slice(begin, end - begin), catalogue

@@ -20,6 +20,7 @@ from models.bundle import BLEND_FILE, PRERANK_FILE, BundleFields
 from models.index import IndexConfig, item_files
 from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
+from models.segment_counts import SegmentCounts
 from stream.archive import ArchiveReader, Seal
 from updater.blend import BlendRefit
 from updater.config import UpdateConfig
@@ -92,7 +93,7 @@ class FullRetrain:
         if bundle is not None and self.config.blend_targets:
             blend = BlendRefit(
                 bundle, self.recipe.positives, self.recipe.channels, self.config.blend_targets, last.sequence,
-                self._signals(watermark_ms, last) if self.config.prerank else None,
+                self._signals(watermark_ms, last, state, stretches) if self.config.prerank else None,
             )  # fmt: skip
         trained = state.retrain(
             stretches,
@@ -122,11 +123,14 @@ class FullRetrain:
             state, files | rankers.files, rankers.entries, trained, parent, last, catalogue.sequence, progress
         )
 
-    def _signals(self, watermark_ms: int | None, last: Seal) -> RequestSignals:
-        """What was known of items during the stretch."""
+    def _signals(
+        self, watermark_ms: int | None, last: Seal, state: TrainingState, stretches: list[Stretch]
+    ) -> RequestSignals:
+        """What was known of items during the stretch; state: as it is before."""
         since_ms = (watermark_ms or 0) - HORIZON_MS
         events = self.archive.read(since_ms, last.interval_end_ms, COLUMNS_OF_SIGNALS)
-        return RequestSignals(events, self.recipe.positives)
+        segments = SegmentCounts.from_state(state.segments.state())  # of its own: these are moved on
+        return RequestSignals(events, self.recipe.positives, segments, stretches)
 
     def _stretches(self, events: pa.Table, seals: list[Seal]) -> list[Stretch]:
         """The events, cut where the catalogue changed between two intervals, with the catalogue of each

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploy.backtest.moment_signals import MomentSignals
+from deploy.backtest.moment_signals import BlockSignals, MomentSignals
 from deploy.backtest.settings import FUSED, PRERANK
 from deploy.backtest.targets import History, Targets
 from models.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
@@ -109,12 +109,12 @@ class FusedChannel:
 
     def answer(
         self, strategy: str, said: Sequence[Said], rows: Int64Array, history: History, unseen: BoolArray,
-        learn: BoolArray, scope: str,
+        learn: BoolArray, scope: str, known: BlockSignals | None = None,
     ) -> dict[str, Ranked]:  # fmt: skip
         """By channel, as Replay has it of any: the rows of the block that count in the scope, their ranks
         (inf = no channel brought the target up) and lists of item codes.
 
-        learn: rows that the next fit takes (scope all).
+        learn: rows that the next fit takes (scope all); known: of the block, for a pre-rank network.
         """
         kept = np.arange(len(rows)) if scope == "all" else np.flatnonzero(unseen)
         blend, prerank = self._blend(strategy), self._preranks.get(strategy)
@@ -125,9 +125,10 @@ class FusedChannel:
                 barred = history.items[history.offsets[row] : history.offsets[row + 1]].astype(np.int64)
             codes, scores_CN = candidates(said, int(row), barred)
             place = np.flatnonzero(codes == self._targets.item[rows[row]])
-            signals = self._signals.of(int(rows[row]), codes) if self._signals else None
+            signals = known.of(int(row), codes) if known else None
             if scope == "all" and learn[row]:
-                rows_of = self._rows.setdefault(strategy, BlendRows(self._channels))
+                named = self._signals.named if self._signals else ()
+                rows_of = self._rows.setdefault(strategy, BlendRows(self._channels, named))
                 rows_of.add(scores_CN, int(place[0]) if len(place) else -1, signals)
             features = blend_features(scores_CN)
             values: Float32Array = features @ blend.weights

@@ -106,11 +106,12 @@ class Replay:
             for name in dict.fromkeys([*shown, *self.settings.blended])
         }
         self._shown = frozenset(shown)
-        signals = None
+        self._signals, recipe = None, self.settings.recipe
         if PRERANK in self.settings.channels:
-            signals = MomentSignals(self.stream.events, self.targets, self.settings.recipe.positives)
+            fields = recipe.segment_counts.fields
+            self._signals = MomentSignals(self.stream.events, self.targets, recipe.positives, fields)
         seed = self.settings.shuffle_seed
-        self.fused = FusedChannel(self.settings.blended, self.targets, self.k, seed, signals)
+        self.fused = FusedChannel(self.settings.blended, self.targets, self.k, seed, self._signals)
 
     def run(
         self, steps: Sequence[Step], rows: Int64Array, progress: Progress = lambda what, done, of: None
@@ -218,9 +219,12 @@ class Replay:
                         said.append(channel.said(items, scores))
             if said:
                 with _Timed(self.seconds, FUSED):
+                    known = None
+                    if self._signals:
+                        known = self._signals.block(one, next(iter(block.moments.values())), block.rows)
                     for scope in dict.fromkeys(["all", *self.scopes]):
                         answers = self.fused.answer(
-                            one.strategy.name, said, block.rows, history, ~again, roles.learned, scope
+                            one.strategy.name, said, block.rows, history, ~again, roles.learned, scope, known
                         )
                         items_in_all = max(len(one_said.codes) for one_said in said)
                         found += [

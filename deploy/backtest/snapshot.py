@@ -37,6 +37,10 @@ class Snapshot:
         """A name for errors; there is no such folder."""
         return Path(f"memory-{self.watermark_ms}")
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return name in self._files
+
     def tensors(self, name: str) -> Tensors:
         """Arrays of one file."""
         return _copied(self._files[name])

@@ -1,0 +1,180 @@
+"""Time-decayed counts of items by segment of the request's side, from which lifts are published.
+
+lift(i, s) = log((c(s, i) + M q(i)) / ((c(s) + M) q(i))), where c are decayed counts of the events of segment
+s and q(i) is the item's share of all events: M events of everybody's taste stand before a segment's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.arrays import Float64Array, Int64Array, Tensors
+from models.artifact import pack_keys, unpack_keys
+from models.catalogue_columns import CatalogueColumns
+from models.key_bytes import key_array
+from models.reject_events import REJECT
+from models.request_columns import columns_of_events
+from models.segment_lifts import JOINT, SegmentLifts, field_columns
+
+EVERYBODY = ""
+"""The segment of all events, always the first one."""
+SEGMENTS, ITEMS = 512, 10_000
+"""Published at most: those with most events."""
+_HELD = 2
+"""Times as many are held, so that one that comes back is not counted from nothing."""
+_FADED = 1e-3
+_M = 5.0
+
+
+class SegmentCounts:
+    """Counts of every event that is not a reject, whatever its kind: what was shown and what was taken.
+
+    fields: F tables of categories of the user or the context; none = nothing is counted. half_life_ms: event
+    time after which an event counts half.
+    """
+
+    def __init__(self, fields: Sequence[str], half_life_ms: int) -> None:
+        if half_life_ms <= 0:
+            raise ValueError(f"segment counts: half_life_ms must be above 0, got {half_life_ms}")
+        self.fields, self.half_life_ms = tuple(fields), half_life_ms
+        self.as_of_ms = 0
+        self._columns = field_columns(self.fields)
+        self._segments = pa.array([EVERYBODY], pa.string())
+        self._items = pa.array([], pa.string())
+        # Pairs by segment, then item; at most _HELD * SEGMENTS * ITEMS of them.
+        self._segment: Int64Array = np.empty(0, np.int64)
+        self._item: Int64Array = np.empty(0, np.int64)
+        self._count: Float64Array = np.empty(0, np.float64)
+
+    def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> None:
+        """Count events (columns item_id, kind, ts_ms, user_id, scene, context of EVENT_SCHEMA); late ones by
+        their age. catalogue: the users' attributes as of these events.
+        """
+        if not self.fields:
+            return
+        told = pc.and_(pc.not_equal(key_array(events["item_id"]), ""), pc.not_equal(events["kind"], REJECT))
+        events = events.filter(told)
+        if not len(events):
+            return
+        ts_ms = np.array(events["ts_ms"], np.int64)
+        newest_ms = max(self.as_of_ms, int(ts_ms.max()))
+        held = self._count * 2.0 ** ((self.as_of_ms - newest_ms) / self.half_life_ms)
+        weights = np.exp2((ts_ms - newest_ms) / self.half_life_ms)
+        self.as_of_ms = newest_ms
+        self._items, item = _numbered(self._items, key_array(events["item_id"]))
+        segments = [self._segment, np.zeros(len(item), np.int64)]
+        items, counts = [self._item, item], [held, weights]
+        columns = columns_of_events(self._columns, events, catalogue)
+        for table, bag in zip(self.fields, self._columns.keys(columns, ts_ms), strict=True):
+            if len(bag.keys) < len(item):
+                continue  # a column that is not there
+            there = np.flatnonzero(pc.not_equal(bag.keys, "").to_numpy(zero_copy_only=False))
+            encoded = bag.keys.take(pa.array(there)).dictionary_encode()
+            names = pc.binary_join_element_wise(table, encoded.dictionary, JOINT)
+            self._segments, places = _numbered(self._segments, names)
+            segments.append(places[encoded.indices.to_numpy(zero_copy_only=False)])
+            items.append(item[there])
+            counts.append(weights[there])
+        k = len(self._items)
+        pairs, pair = np.unique(np.concatenate(segments) * k + np.concatenate(items), return_inverse=True)
+        self._segment, self._item = pairs // k, pairs % k
+        self._count = _sums(pair, np.concatenate(counts), len(pairs))
+        self._forget()
+
+    def lifts(self) -> SegmentLifts:
+        """Of the items and segments with most events."""
+        everybody = self._segment == 0
+        total = _sums(self._item[everybody], self._count[everybody], len(self._items))
+        if not total.sum() > 0:
+            return SegmentLifts(self.fields)
+        items, at = _most(total, ITEMS)
+        mass = _sums(self._segment, self._count, len(self._segments))
+        mass[0] = 0.0
+        segments, row = _most(mass, SEGMENTS)
+        inside = (row[self._segment] >= 0) & (at[self._item] >= 0)
+        counts = np.zeros((len(segments), len(items)), np.float64)
+        counts[row[self._segment[inside]], at[self._item[inside]]] = self._count[inside]
+        share = total[items] / total.sum()
+        lifts = np.log((counts + _M * share) / ((mass[segments, None] + _M) * share))
+        return SegmentLifts(
+            self.fields,
+            self._segments.take(pa.array(segments)),
+            self._items.take(pa.array(items)),
+            lifts.astype(np.float16),
+        )
+
+    def state(self) -> Tensors:
+        """Everything from_state() needs."""
+        packed = {
+            f"{name}.{part}": array
+            for name, keys in (("segments", self._segments), ("items", self._items))
+            for part, array in pack_keys(keys).items()
+        }
+        return {
+            **packed,
+            "fields": np.frombuffer("\n".join(self.fields).encode(), np.uint8).copy(),
+            "clock": np.array([self.half_life_ms, self.as_of_ms], np.int64),
+            "segment": self._segment.astype(np.int32),
+            "item": self._item.astype(np.int32),
+            "count": self._count.copy(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Tensors) -> SegmentCounts:
+        """The counts that state() described."""
+        names = np.asarray(state["fields"], np.uint8).tobytes().decode()
+        counts = cls(tuple(names.split("\n")) if names else (), int(state["clock"][0]))
+        counts.as_of_ms = int(state["clock"][1])
+        counts._segments, counts._items = (unpack_keys(state, f"{name}.") for name in ("segments", "items"))
+        counts._segment, counts._item = (state[name].astype(np.int64) for name in ("segment", "item"))
+        counts._count = np.array(state["count"], np.float64)
+        return counts
+
+    def _forget(self) -> None:
+        """Drop what has faded, and the least of what is held beyond the bounds; the rest is counted on."""
+        if len(self._count) and self._count.min() >= _FADED and self._within():
+            return
+        kept = self._count >= _FADED
+        self._segment, self._item, self._count = self._segment[kept], self._item[kept], self._count[kept]
+        everybody = self._segment == 0
+        total = _sums(self._item[everybody], self._count[everybody], len(self._items))
+        items, at = _most(total, _HELD * ITEMS)
+        mass = _sums(self._segment, self._count, len(self._segments))
+        mass[0] = np.inf
+        segments, row = _most(mass, _HELD * SEGMENTS)
+        kept = (row[self._segment] >= 0) & (at[self._item] >= 0)
+        self._segment, self._item = row[self._segment[kept]], at[self._item[kept]]
+        self._count = self._count[kept]
+        self._items = self._items.take(pa.array(items))
+        self._segments = self._segments.take(pa.array(segments))
+
+    def _within(self) -> bool:
+        return len(self._items) <= _HELD * ITEMS and len(self._segments) <= _HELD * SEGMENTS
+
+
+def _sums(groups: Int64Array, weights: Float64Array, n: int) -> Float64Array:
+    """float64[n]: sum of the weights of every group."""
+    sums: Float64Array = np.bincount(groups, weights, n).astype(np.float64)
+    return sums
+
+
+def _numbered(known: pa.Array, keys: pa.Array) -> tuple[pa.Array, Int64Array]:
+    """The known keys and behind them the new ones; the places int64[N] of keys string[N] among them."""
+    encoded = pa.concat_arrays([known, keys]).dictionary_encode()
+    places: Int64Array = encoded.indices.to_numpy(zero_copy_only=False)[len(known) :].astype(np.int64)
+    return encoded.dictionary, places
+
+
+def _most(counts: Float64Array, n: int) -> tuple[Int64Array, Int64Array]:
+    """Places int64[<= n] of the greatest counts above 0, ascending; and for every place which of these it is,
+    -1 = none.
+    """
+    best = np.argsort(-counts, kind="stable")[:n]
+    chosen: Int64Array = np.sort(best[counts[best] > 0])
+    at = np.full(len(counts), -1, np.int64)
+    at[chosen] = np.arange(len(chosen))
+    return chosen, at
