@@ -32,7 +32,7 @@ def recipe(config: Config) -> Recipe:
         positives=tuple(positives),
         popularity_half_life_ms=round(config.update.popularity_half_life_h * 3_600_000),
         channels=config.channels,
-        lifts=config.update.prerank,
+        affinities=config.update.prerank,
     )
 
 

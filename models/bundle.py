@@ -3,7 +3,7 @@
 `bundles/<bundle_id>/` holds `models/<name>/<part>.safetensors`, `models/<name>/items.safetensors`,
 `models/<name>/index.faiss`, `channels/<name>/neighbours.safetensors` and `state.safetensors` of the
 item-to-item channels, `channels/popularity.safetensors`, `channels/blend.safetensors`,
-`channels/prerank.safetensors`, `channels/lifts.safetensors`, `rankers/<name>/<part>.safetensors` and
+`channels/prerank.safetensors`, `channels/affinities.safetensors`, `rankers/<name>/<part>.safetensors` and
 `manifest.json` (models/artifact.py).
 """
 
@@ -27,8 +27,8 @@ BLEND_FILE = "channels/blend.safetensors"
 """Weights of the channels' blend; absent until a full retrain had a parent to ask."""
 PRERANK_FILE = "channels/prerank.safetensors"
 """The pre-rank network over the blend; absent without a blend, or where none is wanted."""
-LIFTS_FILE = "channels/lifts.safetensors"
-"""What segments of users get more of than everybody, for that network; absent where none is wanted."""
+AFFINITIES_FILE = "channels/affinities.safetensors"
+"""How near items are to segments and histories, for that network; absent where none is wanted."""
 
 
 class BundleFields(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@
 bundle, for a reader that missed one. `rows.safetensors` has `<model>/<table>/keys.bytes|keys.offsets|rows`
 (and `vectors` of items), `<model>/<table>/tombstones.bytes|tombstones.offsets`,
 `channels/<name>/triggers.*|items.*|offsets|neighbours|scores` of the item-to-item channels, and
-`popularity/keys.*|scores`, `lifts/segments.*|items.*|fields|lifts`.
+`popularity/keys.*|scores`, `affinities/segments.*|items.*|…`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from models.affinities import Affinities
 from models.arrays import Float32Array, Float64Array
 from models.artifact import Artifact, ArtifactError, open_artifact, pack_keys, publish, unpack_keys
 from models.bundle import check_format
 from models.neighbour_rows import NeighbourRows
-from models.segment_lifts import SegmentLifts
 from models.tensor_file import Array
 
 FORMAT_VERSION = 1
 ROWS_FILE = "rows.safetensors"
-_LIFTS = "lifts/"
+_AFFINITIES = "affinities/"
 
 
 class DeltaFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,14 +85,14 @@ class PopularityList:
 @dataclass(frozen=True)
 class Delta:
     """One delta in memory: tables[model][table], the popularity list (None = unchanged), the changed triggers
-    of item-to-item channels by name, and the lifts of segments (None = unchanged).
+    of item-to-item channels by name, and the affinities (None = unchanged).
     """
 
     fields: DeltaFields
     tables: Mapping[str, Mapping[str, TableRows]]
     popularity: PopularityList | None = None
     channels: Mapping[str, NeighbourRows] = field(default_factory=dict)
-    lifts: SegmentLifts | None = None
+    affinities: Affinities | None = None
 
 
 def delta_path(root: Path, base: str, sequence: int, cumulative: bool) -> Path:
@@ -124,8 +124,8 @@ def write_delta(root: Path, delta: Delta) -> Artifact:
             counts[f"{model}/{table}"] = {"rows": len(rows.keys), "tombstones": len(rows.tombstones)}
     if delta.popularity is not None:
         tensors |= delta.popularity.tensors("popularity/")
-    if delta.lifts is not None:
-        tensors |= delta.lifts.tensors(_LIFTS)
+    if delta.affinities is not None:
+        tensors |= delta.affinities.tensors(_AFFINITIES)
     for name, neighbours in delta.channels.items():
         tensors |= neighbours.tensors(_channel(name))
     body = msgspec.to_builtins(fields)
@@ -185,13 +185,13 @@ def open_delta(path: Path, base: str, verify: bool = True) -> Delta:
             channels[name] = NeighbourRows.from_tensors(tensors, _channel(name))
         except (KeyError, ValueError) as error:
             raise ArtifactError(path / ROWS_FILE, f"the tensors of channel {name}", str(error)) from error
-    lifts = None
-    if f"{_LIFTS}lifts" in tensors:
+    affinities = None
+    if f"{_AFFINITIES}lifts" in tensors:
         try:
-            lifts = SegmentLifts.from_tensors(tensors, _LIFTS)
+            affinities = Affinities.from_tensors(tensors, _AFFINITIES)
         except (KeyError, ValueError) as error:
-            raise ArtifactError(path / ROWS_FILE, "lifts of segments", str(error)) from error
-    return Delta(fields, tables, popular, channels, lifts)
+            raise ArtifactError(path / ROWS_FILE, "affinities", str(error)) from error
+    return Delta(fields, tables, popular, channels, affinities)
 
 
 def _channel(name: str) -> str:

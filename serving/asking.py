@@ -112,7 +112,7 @@ class Asking:
         """What the ranker of a stage is asked."""
         _, stage, ranker = self.stages[place]
         if isinstance(ranker, CandidateRanker):
-            return partial(ranker.scores, order[: stage.candidates])
+            return partial(ranker.scores, self.ask, order[: stage.candidates])
         return partial(ranker.scores, self.ask, [one.key for one in order[: stage.candidates]])
 
     def score_calls(self, keys: Sequence[str]) -> dict[str, Callable[[], Float32Array]]:
@@ -201,10 +201,11 @@ def _stages(
     missing = []
     for name, stage in ((PRERANK, config.prerank), (RANK, config.rank)):
         if stage.model == CANDIDATES:
-            if why := _no_network(asking, counts):
-                missing.append(f"stage {name}: {why}")
-            elif snapshot.prerank and counts:
-                stages.append((name, stage, CandidateRanker(snapshot.prerank, counts)))
+            found = _network(asking, counts)
+            if isinstance(found, str):
+                missing.append(f"stage {name}: {found}")
+            else:
+                stages.append((name, stage, found))
         elif stage.model in snapshot.rankers:
             stages.append((name, stage, snapshot.rankers[stage.model]))
         elif stage.model:
@@ -212,15 +213,22 @@ def _stages(
     return stages, missing
 
 
-def _no_network(asking: Asking, counts: LiveCounts | None) -> str:
-    """Why the network over candidates cannot order this answer, "" = it can."""
-    if asking.snapshot.prerank is None:
-        return f"bundle {asking.snapshot.bundle} has no network over candidates yet (update.prerank)"
+def _network(asking: Asking, counts: LiveCounts | None) -> CandidateRanker | str:
+    """The network over candidates, or why it cannot order this answer."""
+    snapshot = asking.snapshot
+    if snapshot.prerank is None:
+        return f"bundle {snapshot.bundle} has no network over candidates yet (update.prerank)"
     if asking.blend is None:
         return "it orders what a blend of several channels fused, and nothing was blended"
     if counts is None or counts.missing:
         return f"no counts of items: {counts.missing if counts else 'they are not followed'}"
-    return ""
+    ranker = CandidateRanker(snapshot.prerank, counts, snapshot.affinities, snapshot.history_kinds)
+    if ranker.named != snapshot.prerank.signals:
+        return (
+            f"bundle {snapshot.bundle}: the network reads {', '.join(snapshot.prerank.signals)}; there are "
+            f"{', '.join(ranker.named)}; the next full retrain fits it anew"
+        )
+    return ranker
 
 
 def _chosen(

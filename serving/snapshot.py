@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.affinities import Affinities
 from models.arrays import Tensors
 from models.artifact import Artifact, ArtifactError
 from models.blend import Blend
-from models.bundle import BLEND_FILE, POPULARITY_FILE, PRERANK_FILE, neighbours_file
+from models.bundle import AFFINITIES_FILE, BLEND_FILE, POPULARITY_FILE, PRERANK_FILE, neighbours_file
 from models.delta import Delta, PopularityList
 from models.index import LoadedItems, load_items
 from models.item_index import ItemIndex
@@ -77,8 +78,9 @@ class Snapshot:
 
     names: the recall models (`channels`) and item-to-item channels (`neighbours`) in the order in which they
     are merged. blend: how their scores are added up, None while the bundle has none; prerank: the network
-    over it, likewise. fresh: what the catalogue brought since. rankers: of the bundle, by name. attributes:
-    of items, as of the catalogue; by_value, eligible: what was worked out from them and is needed again.
+    over it, likewise; affinities: what it reads of who asks. fresh: what the catalogue brought since.
+    rankers: of the bundle, by name. attributes: of items, as of the catalogue; by_value, eligible: what was
+    worked out from them and is needed again.
     """
 
     bundle: str
@@ -94,6 +96,7 @@ class Snapshot:
     popular_scores: Sequence[float]
     blend: Blend | None = None
     prerank: Prerank | None = None
+    affinities: Affinities = field(default_factory=Affinities)
     fresh: Fresh = field(default_factory=Fresh)
     rankers: Mapping[str, ServedRanker] = field(default_factory=dict)
     attributes: ItemAttributes = field(default_factory=ItemAttributes)
@@ -157,6 +160,7 @@ class Snapshot:
             popularity.scores.tolist(),
             _part_of(bundle, BLEND_FILE, Blend.from_tensors, "weights of a blend"),
             _part_of(bundle, PRERANK_FILE, Prerank.from_tensors, "a pre-rank network"),
+            _part_of(bundle, AFFINITIES_FILE, Affinities.from_tensors, "affinities") or Affinities(),
             rankers={name: ServedRanker.load(bundle, name) for name in rankers if name in held_rankers},
         )
         snapshot.warm()
@@ -214,6 +218,7 @@ class Snapshot:
             popularity=popularity,
             popular_keys=popularity.keys.to_pylist(),
             popular_scores=popularity.scores.tolist(),
+            affinities=delta.affinities or self.affinities,
         )
 
     def with_catalogue(self, reader: CatalogueReader, fresh_ms: int, now_ms: int) -> Snapshot:

@@ -8,19 +8,23 @@ the answer. What a stage turns down, it names: hard negatives for the recall mod
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from models.affinities import HISTORY, Affinities
 from models.arrays import Float32Array
 from models.artifact import Artifact, ArtifactError
 from models.bundle import ranker_file
 from models.id_table import IdTable
+from models.item_signals import NAMES
+from models.moments import one_moment
 from models.prerank import Prerank, prerank_inputs
 from models.ranking.rank_published import ITEMS, PublishedRanker, RankItems, items_of
 from serving.channels.contract import Ask
+from serving.channels.moment import newest
 from serving.fusion import Fused
 from serving.live_counts import LiveCounts
 
@@ -65,18 +69,32 @@ class ServedRanker:
 
 @dataclass(frozen=True)
 class CandidateRanker:
-    """The network that was fitted to all candidates, over what the blend read and how items go just now."""
+    """The network that was fitted to all candidates, over what the blend read, how items go just now, and how
+    near they are to the one who asks. history_kinds: of events that make up a history.
+    """
 
     network: Prerank
     counts: LiveCounts
+    affinities: Affinities = field(default_factory=Affinities)
+    history_kinds: frozenset[str] = frozenset()
 
-    def scores(self, order: Sequence[Fused]) -> Float32Array:
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of the signals that there are."""
+        return (*NAMES, *self.affinities.named)
+
+    def scores(self, ask: Ask, order: Sequence[Fused]) -> Float32Array:
         """Score of every item of a blend's order, float32[n]."""
         if not order:
             return np.empty(0, np.float32)
         values = np.array([one.value for one in order], np.float32)
         features_NF = np.stack([one.features for one in order if one.features is not None])
-        signals = self.counts.signals([one.key for one in order])
+        keys = [one.key for one in order]
+        history = newest(ask.profile.history, tuple(self.history_kinds), HISTORY, ask.ts_ms)
+        who = one_moment(ask.user, ask.ts_ms, history, ask.context, ask.profile.attributes)
+        places = self.affinities.places(pa.array(keys, pa.string()))
+        near = self.affinities.of(places, self.affinities.askers(who), 0)
+        signals = np.concatenate([self.counts.signals(keys), near], axis=1)
         return self.network.values(prerank_inputs(values, features_NF, signals))
 
 

@@ -170,8 +170,9 @@ class IncrementalUpdater:
         )
         changes = self._since_base if previous == 0 else self._latest
         rows = self._rows_since_base if previous == 0 else self._latest_rows
-        lifts = self.state.segments.lifts() if self.state.segments.fields else None
-        self._registry.publish_delta(Delta(fields, changes, self.state.popularity_list(), rows, lifts))
+        affinities = self.state.affinities.published() if self.state.affinities else None
+        popularity = self.state.popularity_list()
+        self._registry.publish_delta(Delta(fields, changes, popularity, rows, affinities))
 
     def _move_pointer(self) -> None:
         if self.base is None:

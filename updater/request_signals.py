@@ -1,5 +1,5 @@
 """What was known of items when a request began, for targets of a stretch that is about to be trained on:
-counts as of the request, lifts of segments as of the last interval that had ended.
+counts as of the request, affinities as of the last interval that had ended.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
+from models.affinity_counts import AffinityCounts
 from models.arrays import Float32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
 from models.item_signals import NAMES, ItemSignals
 from models.key_bytes import hash_keys
 from models.moments import Moments
-from models.request_columns import columns_of_moments
-from models.segment_counts import SegmentCounts
 
 HORIZON_MS = 14 * 86_400_000
 """How far back events are counted: two of the longest half-lives."""
@@ -32,11 +31,11 @@ class RequestSignals:
         self,
         events: pa.Table,
         positives: tuple[str, ...],
-        segments: SegmentCounts,
+        affinities: AffinityCounts,
         stretches: Sequence[tuple[pa.Table, CatalogueColumns]],
     ) -> None:
-        """events: COLUMNS of EVENT_SCHEMA, from HORIZON_MS before the stretch to its end. segments: as they
-        were where the stretch begins; they are moved on. stretches: its events, with their catalogues.
+        """events: COLUMNS of EVENT_SCHEMA, from HORIZON_MS before the stretch to its end. affinities: as
+        they were where the stretch begins; they are moved on. stretches: its events, with their catalogues.
         """
         self._signals = ItemSignals(positives)
         self._signals.observe(events)
@@ -44,12 +43,11 @@ class RequestSignals:
         self._requests: Int64Array = requests
         self._begin_ms = np.full(len(requests), np.iinfo(np.int64).max)
         np.minimum.at(self._begin_ms, places, np.array(events["ts_ms"], np.int64))
-        self._segments = segments
-        self._intervals = iter(_intervals(stretches) if segments.fields else ())
+        self._counted = affinities
+        self._intervals = iter(_intervals(stretches) if affinities else ())
         self._next = next(self._intervals, None)
-        self._lifts = segments.lifts()
-        self.named = (*NAMES, *self._lifts.named)
-        self._every = pa.array([], pa.string())
+        self._affinities = affinities.published()
+        self.named = (*NAMES, *self._affinities.named)
 
     def asked_ms(self, request: Int64Array, ts_ms: Int64Array) -> Int64Array:
         """When the requests of samples began, int64[N]; a sample without one asks for itself.
@@ -67,8 +65,7 @@ class RequestSignals:
         """Say which items string[K] and which moments of() is going to be about."""
         self._every = every
         self._entries = self._signals.entries(every)
-        self._moments = columns_of_moments(moments)
-        self._n = len(moments)
+        self._moments = moments
         self._read()
 
     def of(self, items: Int64Array, moment: int, asked_ms: int) -> Float32Array:
@@ -79,17 +76,17 @@ class RequestSignals:
         counts = self._signals.values(self._entries[items], asked_ms)
         moved = False
         while self._next is not None and self._next[0] <= asked_ms:
-            self._segments.observe(*self._next[1:])
+            self._counted.observe(*self._next[1:])
             self._next, moved = next(self._intervals, None), True
         if moved:
-            self._lifts = self._segments.lifts()
+            self._affinities = self._counted.published()
             self._read()
-        lifts = self._lifts.of(self._places[items], self._rows[moment])
-        return np.concatenate([counts, lifts], axis=1)
+        near = self._affinities.of(self._places[items], self._askers, moment)
+        return np.concatenate([counts, near], axis=1)
 
     def _read(self) -> None:
-        self._places = self._lifts.places(self._every)
-        self._rows = self._lifts.rows(self._moments, self._n)
+        self._places = self._affinities.places(self._every)
+        self._askers = self._affinities.askers(self._moments)
 
 
 def _intervals(

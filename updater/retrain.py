@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.affinity_counts import AffinityCounts
 from models.artifact import Content
 from models.bundle import BLEND_FILE, PRERANK_FILE, BundleFields
 from models.index import IndexConfig, item_files
 from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
-from models.segment_counts import SegmentCounts
 from stream.archive import ArchiveReader, Seal
 from updater.blend import BlendRefit
 from updater.config import UpdateConfig
@@ -129,8 +129,8 @@ class FullRetrain:
         """What was known of items during the stretch; state: as it is before."""
         since_ms = (watermark_ms or 0) - HORIZON_MS
         events = self.archive.read(since_ms, last.interval_end_ms, COLUMNS_OF_SIGNALS)
-        segments = SegmentCounts.from_state(state.segments.state())  # of its own: these are moved on
-        return RequestSignals(events, self.recipe.positives, segments, stretches)
+        affinities = AffinityCounts.from_state(state.affinities.state())  # of its own: these are moved on
+        return RequestSignals(events, self.recipe.positives, affinities, stretches)
 
     def _stretches(self, events: pa.Table, seals: list[Seal]) -> list[Stretch]:
         """The events, cut where the catalogue changed between two intervals, with the catalogue of each

@@ -13,20 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.affinity_counts import AffinityCounts
 from models.arrays import Float32Array, Tensors
-from models.bundle import LIFTS_FILE, POPULARITY_FILE, model_file
+from models.bundle import AFFINITIES_FILE, POPULARITY_FILE, model_file
 from models.delta import PopularityList
 from models.item_to_item import ItemToItemConfig
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig, Samples
 from models.popularity import Popularity
-from models.segment_counts import SegmentCounts
-from models.segment_lifts import fields_of
 from updater.changes import Changes, table_changes
 from updater.item_channels import ItemChannels
 from updater.sample_order import SampleOrder
 
 POPULARITY_STATE_FILE = "channels/popularity_state.safetensors"
-SEGMENTS_STATE_FILE = "channels/segments_state.safetensors"
+AFFINITY_STATE_FILE = "channels/affinity_state.safetensors"
 POPULARITY_LENGTH = 1000
 """Items of the published popularity list."""
 POPULARITY_HALF_LIVES = 60
@@ -82,7 +81,8 @@ class Trained:
 @dataclass(frozen=True)
 class Recipe:
     """What is learned: the recall models by name, the features they share, the popularity channel's half-
-    life, the item-to-item channels by name. lifts: count items by segment as well, by the same half-life.
+    life, the item-to-item channels by name. affinities: count items by segment as well, by the same half-
+    life.
     """
 
     models: Mapping[str, ModelConfig]
@@ -90,12 +90,12 @@ class Recipe:
     positives: tuple[str, ...]
     popularity_half_life_ms: int
     channels: Mapping[str, ItemToItemConfig] = field(default_factory=dict)
-    lifts: bool = False
+    affinities: bool = False
 
     @property
-    def segment_counts(self) -> SegmentCounts:
+    def affinity_counts(self) -> AffinityCounts:
         """Those of a state that has seen nothing."""
-        return SegmentCounts(fields_of(self.features) if self.lifts else (), self.popularity_half_life_ms)
+        return AffinityCounts(self.features if self.affinities else (), self.popularity_half_life_ms)
 
     @property
     def schema_hash(self) -> str:
@@ -133,7 +133,7 @@ class _ModelFiles:
 
 @dataclass
 class TrainingState:
-    """The learners, the counts of popularity and of segments, and the item-to-item channels after some prefix
+    """The learners, the counts of popularity and by segment, and the item-to-item channels after some prefix
     of the archive.
 
     Popularity counts the targets of a model that has its positives: a (request, item) once, as in the item
@@ -143,7 +143,7 @@ class TrainingState:
     learners: dict[str, Learner]
     popularity: Popularity
     positives: tuple[str, ...]
-    segments: SegmentCounts
+    affinities: AffinityCounts
     channels: ItemChannels = field(default_factory=ItemChannels)
 
     @classmethod
@@ -154,7 +154,7 @@ class TrainingState:
         }
         channels = ItemChannels.fresh(recipe.channels)
         popularity = Popularity(recipe.popularity_half_life_ms)
-        return cls(learners, popularity, recipe.positives, recipe.segment_counts, channels)
+        return cls(learners, popularity, recipe.positives, recipe.affinity_counts, channels)
 
     @classmethod
     def load(cls, bundle: StateFiles) -> TrainingState:
@@ -164,8 +164,8 @@ class TrainingState:
         learners = {name: Learner.load(files, name) for name in sorted(models)}
         positives = {kind for learner in learners.values() for kind in learner.config.positives}
         popularity = Popularity.from_state(bundle.tensors(POPULARITY_STATE_FILE))
-        segments = _segments(bundle) or SegmentCounts((), popularity.half_life_ms)
-        return cls(learners, popularity, tuple(sorted(positives)), segments, ItemChannels.load(bundle))
+        affinities = _affinities(bundle) or AffinityCounts((), popularity.half_life_ms)
+        return cls(learners, popularity, tuple(sorted(positives)), affinities, ItemChannels.load(bundle))
 
     @classmethod
     def warm(cls, bundle: StateFiles, recipe: Recipe) -> TrainingState:
@@ -181,12 +181,12 @@ class TrainingState:
         }
         popularity = Popularity.from_state(bundle.tensors(POPULARITY_STATE_FILE))
         popularity.half_life_ms = recipe.popularity_half_life_ms
-        segments, wanted = _segments(bundle), recipe.segment_counts
-        if segments is None or segments.fields != wanted.fields:
-            segments = wanted
-        segments.half_life_ms = wanted.half_life_ms
+        affinities, wanted = _affinities(bundle), recipe.affinity_counts
+        if affinities is None or affinities.sides.features != wanted.sides.features:
+            affinities = wanted
+        affinities.half_life_ms = wanted.half_life_ms
         channels = ItemChannels.warm(bundle, recipe.channels)
-        return cls(learners, popularity, recipe.positives, segments, channels)
+        return cls(learners, popularity, recipe.positives, affinities, channels)
 
     def advance(
         self, events: pa.Table, catalogue: CatalogueColumns, end_ms: int, everything: bool = False
@@ -206,7 +206,7 @@ class TrainingState:
             changes[name] = table_changes(learner.touched(), removed)
             learner.clear_touched()
         self._count_events(events)
-        self.segments.observe(events, catalogue)
+        self.affinities.observe(events, catalogue)
         self.channels.observe(events)
         self.channels.expire(end_ms)
         return changes
@@ -216,7 +216,7 @@ class TrainingState:
         for name, learner in self.learners.items():
             self._count_targets(name, learner.observe(events, catalogue))
         self._count_events(events)
-        self.segments.observe(events, catalogue)
+        self.affinities.observe(events, catalogue)
         self.channels.observe(events)
 
     def retrain(
@@ -249,7 +249,7 @@ class TrainingState:
             learner.rebase(end_ms)
         for events, catalogue in stretches:
             self._count_events(events)
-            self.segments.observe(events, catalogue)
+            self.affinities.observe(events, catalogue)
             self.channels.observe(events)
         self.channels.expire(end_ms)
         self.channels.settle()
@@ -301,16 +301,16 @@ class TrainingState:
         files |= self.channels.files()
         files[POPULARITY_STATE_FILE] = self.popularity.state()
         files[POPULARITY_FILE] = self.popularity_list().tensors()
-        if self.segments.fields:
-            files[SEGMENTS_STATE_FILE] = self.segments.state()
-            files[LIFTS_FILE] = self.segments.lifts().tensors()
+        if self.affinities:
+            files[AFFINITY_STATE_FILE] = self.affinities.state()
+            files[AFFINITIES_FILE] = self.affinities.published().tensors()
         return files
 
 
-def _segments(bundle: StateFiles) -> SegmentCounts | None:
-    if not bundle.has(SEGMENTS_STATE_FILE):
+def _affinities(bundle: StateFiles) -> AffinityCounts | None:
+    if not bundle.has(AFFINITY_STATE_FILE):
         return None
-    return SegmentCounts.from_state(bundle.tensors(SEGMENTS_STATE_FILE))
+    return AffinityCounts.from_state(bundle.tensors(AFFINITY_STATE_FILE))
 
 
 def _epochs(

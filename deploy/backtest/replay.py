@@ -108,8 +108,8 @@ class Replay:
         self._shown = frozenset(shown)
         self._signals, recipe = None, self.settings.recipe
         if PRERANK in self.settings.channels:
-            fields = recipe.segment_counts.fields
-            self._signals = MomentSignals(self.stream.events, self.targets, recipe.positives, fields)
+            sides = recipe.affinity_counts.sides
+            self._signals = MomentSignals(self.stream.events, self.targets, recipe.positives, sides)
         seed = self.settings.shuffle_seed
         self.fused = FusedChannel(self.settings.blended, self.targets, self.k, seed, self._signals)
 
@@ -221,7 +221,8 @@ class Replay:
                 with _Timed(self.seconds, FUSED):
                     known = None
                     if self._signals:
-                        known = self._signals.block(one, next(iter(block.moments.values())), block.rows)
+                        moments = next(iter(block.moments.values()))
+                        known = self._signals.block(one.affinities, moments, block.rows)
                     for scope in dict.fromkeys(["all", *self.scopes]):
                         answers = self.fused.answer(
                             one.strategy.name, said, block.rows, history, ~again, roles.learned, scope, known

@@ -112,4 +112,4 @@ class Served:
         codes = np.flatnonzero(self._first_ms < self.watermark_ms)
         keys = self._all_keys.take(pa.array(codes))
         self.popular = Items(codes, keys, self.state.popularity.scores(keys)[:, None])
-        self.lifts = self.state.segments.lifts()
+        self.affinities = self.state.affinities.published()

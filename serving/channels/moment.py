@@ -21,14 +21,14 @@ def moment_of(
     return one_moment(
         user,
         ts_ms,
-        _newest(history, config.positives, config.read_length, ts_ms),
+        newest(history, config.positives, config.read_length, ts_ms),
         context,
         attributes,
-        {name: _newest(history, of.kinds, of.length, ts_ms) for name, of in config.histories.items()},
+        {name: newest(history, of.kinds, of.length, ts_ms) for name, of in config.histories.items()},
     )
 
 
-def _newest(
+def newest(
     history: Sequence[HistoryEntry], kinds: Sequence[str], length: int, ts_ms: int
 ) -> list[tuple[str, int]]:
     """(item key, ts_ms) of the newest entries of some kinds, oldest first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,12 +17,15 @@ from deploy.backtest.targets import Targets, targets_of
 from models.blend import Blend, blend_features
 from models.blend_candidates import Said
 from models.item_signals import SIGNALS
+from models.moments import Moments
 from models.prerank import Prerank, prerank_inputs
+from models.segment_lifts import JOINT, SegmentLifts
 from tests.deploy.backtest_data import HOUR, POSITIVES, START, event_table, write_tables
 from tests.deploy.test_backtest import lists_of, question
 
 CHANNELS = ("small", "popularity", "item_cf", "fused", "prerank")
 OURS = ("fused", "prerank")
+FIELDS = ("context.scene",)
 FROM_MS = START + 40 * HOUR + 11 * 60_000
 
 
@@ -91,37 +95,58 @@ def test_a_pre_rank_orders_what_the_blend_puts_first() -> None:
     rows = np.sort(rng.choice(np.arange(200, len(targets)), 5, replace=False))
     items = np.arange(len(targets.item_keys))
     said = [Said(items, rng.normal(size=(5, len(items))).astype(np.float32)) for _ in "ab"]
-    signals = MomentSignals(events, targets, POSITIVES)
+    signals = MomentSignals(events, targets, POSITIVES, FIELDS)
+    lifts = lifts_of(rng, targets.item_keys)
+    known = signals.block(lifts, moments_of(["s1", "s2", "", "s1", "other"]), rows)
     channel = FusedChannel(("a", "b"), targets, 7, 0, signals)
     blend = channel._blends["s"] = Blend(("a", "b"), rng.normal(size=4).astype(np.float32))
-    arguments = ("s", said, rows, targets.before(rows), np.ones(5, bool), np.zeros(5, bool), "all")
+    arguments = ("s", said, rows, targets.before(rows), np.ones(5, bool), np.zeros(5, bool), "all", known)
     untaught = channel.answer(*arguments)
     assert untaught["prerank"].best.tolist() == untaught["fused"].best.tolist()
-    width = 1 + 4 + SIGNALS
+    width = 1 + 4 + SIGNALS + len(FIELDS)
     random = [rng.normal(size=shape).astype(np.float32) for shape in ((width,), (8, width), (8,), (8,))]
-    prerank = Prerank(("a", "b"), random[0], np.ones(width, np.float32), *random[1:])
+    prerank = Prerank(("a", "b"), signals.named, random[0], np.ones(width, np.float32), *random[1:])
     channel._preranks["s"] = prerank
     found = channel.answer(*arguments)["prerank"]
     for at, row in enumerate(rows):
         features = blend_features(np.stack([one.scores[at] for one in said]))
-        known = signals.of(int(row), items)
-        values = prerank.values(prerank_inputs(features @ blend.weights, features, known))
+        read = known.of(at, items)
+        counts, lift = read[:, :SIGNALS], read[:, SIGNALS:]
+        assert counts.tobytes() == signals.counts(items, int(targets.asked_ms[row])).tobytes()
+        by_hand = {0: lifts.lifts[0], 1: lifts.lifts[1], 3: lifts.lifts[0]}.get(at, np.zeros(len(items)))
+        assert lift[:, 0].tolist() == by_hand.tolist()
+        values = prerank.values(prerank_inputs(features @ blend.weights, features, read))
         assert found.best[at].tolist() == np.argsort(-values, kind="stable")[:7].tolist()
         assert found.rank[at] == (values > values[targets.item[row]]).sum()
+
+
+def lifts_of(rng: np.random.Generator, items: pa.Array) -> SegmentLifts:
+    """Of two scenes."""
+    drawn = rng.normal(size=(2, len(items))).astype(np.float16)
+    names = pa.array([f"context.scene{JOINT}{name}" for name in ("s1", "s2")])
+    return SegmentLifts(FIELDS, names, items, drawn)
+
+
+def moments_of(scenes: list[str]) -> Moments:
+    n = len(scenes)
+    nothing = pa.array([], pa.string())
+    zeros = np.zeros(n + 1, np.int64)
+    context = {"scene": pa.array(scenes)}
+    return Moments(pa.array(["u"] * n), zeros[:n], nothing, zeros, zeros[:0], context)
 
 
 def test_signals_stop_before_the_request(tables: dict[str, Path]) -> None:
     """What the request itself showed, and all that came later, is not known when it is asked."""
     events = event_stream(pq.read_table(tables["events"])).events
     targets = targets_of(events, POSITIVES)
-    whole = MomentSignals(events, targets, POSITIVES)
+    whole = MomentSignals(events, targets, POSITIVES, ())
     request, ts_ms = (events[name].to_numpy() for name in ("request_id", "ts_ms"))
     every = np.arange(len(targets.item_keys))
     for row in np.random.default_rng(2).choice(len(targets), 12, replace=False):
         asked_ms = targets.asked_ms[row]
         earlier = events.filter(ts_ms < asked_ms)
-        cut = MomentSignals(earlier, targets, POSITIVES)
-        assert whole.of(int(row), every).tobytes() == cut.of(int(row), every).tobytes()
+        cut = MomentSignals(earlier, targets, POSITIVES, ())
+        assert whole.counts(every, asked_ms).tobytes() == cut.counts(every, asked_ms).tobytes()
         of_its_own = (ts_ms == targets.ts_ms[row]) & (request != "")
         begins = [ts_ms[request == name].min() for name in np.unique(request[of_its_own])]
         assert asked_ms in [*begins, targets.ts_ms[row]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,13 +13,14 @@ from models.prerank import HIDDEN, Prerank, prerank_inputs
 from models.prerank_fit import CANDIDATES, fit_prerank
 
 CHANNELS = ("a", "b")
+SIGNALS = ("x", "y", "z")
 BLEND = Blend(CHANNELS, np.array([1, 0.5, 0.1, 0], np.float32))
 
 
 def rows_of(targets: int, seed: int, candidates: int = 60) -> BlendRows:
     """Targets of which a channel knows little, and the second signal much: it must not be too high."""
     rng = np.random.default_rng(seed)
-    rows = BlendRows(CHANNELS)
+    rows = BlendRows(CHANNELS, SIGNALS)
     for _ in range(targets):
         scores = rng.normal(size=(2, candidates)).astype(np.float32)
         signals = rng.normal(size=(candidates, 3)).astype(np.float32)
@@ -46,6 +49,7 @@ def fitted(rows: BlendRows, seed: int = 0, before: Prerank | None = None) -> Pre
 def test_values_by_hand() -> None:
     prerank = Prerank(
         ("a",),
+        ("x",),
         mean=np.array([0, 1, 0, 2], np.float32),
         deviation=np.array([1, 2, 1, 0.1], np.float32),
         w1=np.array([[1, 0, 0, 0], [0, 1, 0, 1]], np.float32),
@@ -68,9 +72,7 @@ def test_it_learns_what_no_channel_says() -> None:
 def test_before_it_learned_it_says_what_the_blend_says() -> None:
     rows = rows_of(40, 0)
     prerank = fitted(rows)
-    untaught = Prerank(
-        CHANNELS, prerank.mean, prerank.deviation, prerank.w1, prerank.b1, np.zeros(HIDDEN, np.float32)
-    )
+    untaught = replace(prerank, w2=np.zeros(HIDDEN, np.float32))
     blended, own = mean_ranks(untaught, rows)
     assert own == blended
 
@@ -80,12 +82,12 @@ def test_it_goes_on_from_the_weights_before_but_not_from_other_channels() -> Non
     onwards = fitted(few, before=first)
     assert mean_ranks(onwards, test)[1] < mean_ranks(fitted(few), test)[1]
     assert onwards.mean.tobytes() == first.mean.tobytes()
-    other = Prerank(("a",), first.mean, first.deviation, first.w1, first.b1, first.w2)
+    other = replace(first, channels=("a",))
     assert fitted(few, before=other).w1.tobytes() == fitted(few).w1.tobytes()
 
 
 def test_targets_behind_the_first_candidates_teach_nothing() -> None:
-    rows = BlendRows(CHANNELS)
+    rows = BlendRows(CHANNELS, SIGNALS)
     scores = np.stack([np.arange(CANDIDATES + 5, 0, -1)] * 2).astype(np.float32)
     rows.add(scores, CANDIDATES + 1, np.zeros((CANDIDATES + 5, 3), np.float32))
     assert fit_prerank(None, BLEND, rows, 0) is None

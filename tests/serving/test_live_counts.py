@@ -10,9 +10,11 @@ import pytest
 from deploy.config import Config
 from deploy.wiring_counts import counted
 from models.blend import Blend, blend_features
-from models.item_signals import PARTS, SIGNALS, ItemSignals
+from models.item_signals import NAMES, PARTS, SIGNALS, ItemSignals
 from models.prerank import Prerank, prerank_inputs
+from models.segment_lifts import JOINT, SegmentLifts
 from serving.asking import Live
+from serving.channels.contract import Ask
 from serving.config import ServingConfig
 from serving.fusion import Fused
 from serving.live_counts import CountsFollower, LiveCounts
@@ -22,11 +24,13 @@ from serving.stages import CandidateRanker
 from stream.errors import Unreachable
 from stream.popular_counts import EVERYTHING
 from stream.popular_store import PopularCounts, PopularReader, PopularReading, ReadList
+from stream.profiles import Profile
 from tests.serving.test_recall import CLICKS, profile
 from tests.serving.world import HOUR, World
 from tests.stream.samples import T0, batch, event
 
 CONFIG = counted(Config.model_validate({"update": {"prerank": True}}))
+ASK = Ask("u1", 500, {"scene": "s1"}, Profile("u1", attributes={"age": "3"}), frozenset())
 STAGE = ServingConfig.model_validate({"prerank": {"model": "candidates", "candidates": 25}})
 
 
@@ -81,7 +85,7 @@ def served(tmp_path_factory):
     width = 1 + 2 * len(channels) + SIGNALS
     sizes = ((width,), (6, width), (6,), (6,))
     mean, w1, b1, w2 = (rng.normal(size=size).astype(np.float32) for size in sizes)
-    network = Prerank(channels, mean, np.full(width, 2, np.float32), w1, b1, w2)
+    network = Prerank(channels, NAMES, mean, np.full(width, 2, np.float32), w1, b1, w2)
     blend = Blend(channels, rng.normal(size=6).astype(np.float32))
     items = {f"i{n}": n // 2 for n in range(0, 60, 2)}
     counts = LiveCounts(items, rng.exponential(size=(31, SIGNALS)).astype(np.float32))
@@ -117,9 +121,38 @@ def test_scores_by_hand(served):
     order = [Fused(key, float(values[at]), (), features[at]) for at, key in enumerate(keys)]
     signals = np.stack([counts.values[0], counts.values[30], counts.values[1], counts.values[30]])
     expected = snapshot.prerank.values(prerank_inputs(values, features, signals))
-    scores = CandidateRanker(snapshot.prerank, counts).scores(order)
+    scores = CandidateRanker(snapshot.prerank, counts).scores(ASK, order)
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
-    assert len(CandidateRanker(snapshot.prerank, counts).scores([])) == 0
+    assert len(CandidateRanker(snapshot.prerank, counts).scores(ASK, [])) == 0
+
+
+def test_lifts_are_read_behind_the_counts(served):
+    """Of the segments of the one who asks: a scene of the request, an attribute of the user."""
+    snapshot, counts = served
+    rng = np.random.default_rng(3)
+    fields = ("context.scene", "user.age")
+    segments = pa.array([f"{fields[0]}{JOINT}s1", f"{fields[1]}{JOINT}3", f"{fields[1]}{JOINT}4"])
+    table = rng.normal(size=(3, 2)).astype(np.float16)
+    lifts = SegmentLifts(fields, segments, pa.array(["i2", "i0"]), table)
+    width = len(snapshot.prerank.mean) + 2
+    network = replace(
+        snapshot.prerank,
+        signals=(*NAMES, *lifts.named),
+        mean=np.zeros(width, np.float32),
+        deviation=np.ones(width, np.float32),
+        w1=np.eye(2, width, width - 2, dtype=np.float32),  # the lifts alone
+        b1=np.full(2, 4, np.float32),
+        w2=np.array([1, 10], np.float32),
+    )
+    features = blend_features(rng.normal(size=(3, 3)).astype(np.float32))
+    values = features @ snapshot.blend.weights
+    order = [Fused(key, float(values[at]), (), features[at]) for at, key in enumerate(["i0", "i2", "new"])]
+    scores = CandidateRanker(network, counts, lifts).scores(ASK, order)
+    corrections = [4 + table[0, 1] + 10 * (4 + table[1, 1]), 4 + table[0, 0] + 10 * (4 + table[1, 0]), 44]
+    np.testing.assert_allclose(scores, values + np.array(corrections, np.float32), rtol=1e-3)
+    of_others = answered(replace(snapshot, prerank=network), counts)
+    assert "there are taken, 1 h" in of_others.degraded[0]
+    assert answered(replace(snapshot, prerank=network, lifts=lifts), counts).degraded == []
 
 
 def test_what_it_cannot_do_without_is_named_and_the_fused_order_serves(served):

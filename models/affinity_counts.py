@@ -1,4 +1,4 @@
-"""Time-decayed counts of items by segment of the request's side, from which lifts are published.
+"""Time-decayed counts of items by segment of the request's side, from which affinities are published.
 
 lift(i, s) = log((c(s, i) + M q(i)) / ((c(s) + M) q(i))), where c are decayed counts of the events of segment
 s and q(i) is the item's share of all events: M events of everybody's taste stand before a segment's own.
@@ -12,13 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.arrays import Float64Array, Int64Array, Tensors
+from models.affinities import JOINT, Affinities, Sides, codes_of, read_features
+from models.arrays import Float64Array, Int32Array, Int64Array, Tensors
 from models.artifact import pack_keys, unpack_keys
 from models.catalogue_columns import CatalogueColumns
+from models.feature_config import FeatureConfig
+from models.item_store import item_columns
 from models.key_bytes import key_array
 from models.reject_events import REJECT
 from models.request_columns import columns_of_events
-from models.segment_lifts import JOINT, SegmentLifts, field_columns
 
 EVERYBODY = ""
 """The segment of all events, always the first one."""
@@ -30,31 +32,36 @@ _FADED = 1e-3
 _M = 5.0
 
 
-class SegmentCounts:
-    """Counts of every event that is not a reject, whatever its kind: what was shown and what was taken.
+class AffinityCounts:
+    """Counts of every event that is not a reject, whatever its kind: what was shown and what was taken. Beside
+    them the categories of the items that are counted.
 
-    fields: F tables of categories of the user or the context; none = nothing is counted. half_life_ms: event
-    time after which an event counts half.
+    features: those of affinities are chosen; none = nothing is counted. half_life_ms: event time after which
+    an event counts half.
     """
 
-    def __init__(self, fields: Sequence[str], half_life_ms: int) -> None:
+    def __init__(self, features: Sequence[FeatureConfig], half_life_ms: int) -> None:
         if half_life_ms <= 0:
-            raise ValueError(f"segment counts: half_life_ms must be above 0, got {half_life_ms}")
-        self.fields, self.half_life_ms = tuple(fields), half_life_ms
+            raise ValueError(f"affinity counts: half_life_ms must be above 0, got {half_life_ms}")
+        self.sides, self.half_life_ms = Sides(read_features(features)), half_life_ms
         self.as_of_ms = 0
-        self._columns = field_columns(self.fields)
         self._segments = pa.array([EVERYBODY], pa.string())
         self._items = pa.array([], pa.string())
+        self._categories: Int32Array = np.empty((0, self.sides.item.slots), np.int32)
         # Pairs by segment, then item; at most _HELD * SEGMENTS * ITEMS of them.
         self._segment: Int64Array = np.empty(0, np.int64)
         self._item: Int64Array = np.empty(0, np.int64)
         self._count: Float64Array = np.empty(0, np.float64)
 
+    def __bool__(self) -> bool:
+        """Whether anything is counted."""
+        return bool(self.sides.features)
+
     def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> None:
         """Count events (columns item_id, kind, ts_ms, user_id, scene, context of EVENT_SCHEMA); late ones by
-        their age. catalogue: the users' attributes as of these events.
+        their age. catalogue: attributes of users and items as of these events.
         """
-        if not self.fields:
+        if not self:
             return
         told = pc.and_(pc.not_equal(key_array(events["item_id"]), ""), pc.not_equal(events["kind"], REJECT))
         events = events.filter(told)
@@ -68,8 +75,10 @@ class SegmentCounts:
         self._items, item = _numbered(self._items, key_array(events["item_id"]))
         segments = [self._segment, np.zeros(len(item), np.int64)]
         items, counts = [self._item, item], [held, weights]
-        columns = columns_of_events(self._columns, events, catalogue)
-        for table, bag in zip(self.fields, self._columns.keys(columns, ts_ms), strict=True):
+        self._read_categories(np.unique(item), catalogue)
+        request = self.sides.request
+        columns = columns_of_events(request, events, catalogue)
+        for table, bag in zip(self.sides.fields, request.keys(columns, ts_ms), strict=True):
             if len(bag.keys) < len(item):
                 continue  # a column that is not there
             there = np.flatnonzero(pc.not_equal(bag.keys, "").to_numpy(zero_copy_only=False))
@@ -85,12 +94,12 @@ class SegmentCounts:
         self._count = _sums(pair, np.concatenate(counts), len(pairs))
         self._forget()
 
-    def lifts(self) -> SegmentLifts:
+    def published(self) -> Affinities:
         """Of the items and segments with most events."""
         everybody = self._segment == 0
         total = _sums(self._item[everybody], self._count[everybody], len(self._items))
         if not total.sum() > 0:
-            return SegmentLifts(self.fields)
+            return Affinities(self.sides, categories=self._categories[:0])
         items, at = _most(total, ITEMS)
         mass = _sums(self._segment, self._count, len(self._segments))
         mass[0] = 0.0
@@ -100,11 +109,12 @@ class SegmentCounts:
         counts[row[self._segment[inside]], at[self._item[inside]]] = self._count[inside]
         share = total[items] / total.sum()
         lifts = np.log((counts + _M * share) / ((mass[segments, None] + _M) * share))
-        return SegmentLifts(
-            self.fields,
+        return Affinities(
+            self.sides,
             self._segments.take(pa.array(segments)),
             self._items.take(pa.array(items)),
             lifts.astype(np.float16),
+            self._categories[items],
         )
 
     def state(self) -> Tensors:
@@ -116,7 +126,8 @@ class SegmentCounts:
         }
         return {
             **packed,
-            "fields": np.frombuffer("\n".join(self.fields).encode(), np.uint8).copy(),
+            "features": self.sides.stored(),
+            "categories": self._categories.copy(),
             "clock": np.array([self.half_life_ms, self.as_of_ms], np.int64),
             "segment": self._segment.astype(np.int32),
             "item": self._item.astype(np.int32),
@@ -124,15 +135,25 @@ class SegmentCounts:
         }
 
     @classmethod
-    def from_state(cls, state: Tensors) -> SegmentCounts:
+    def from_state(cls, state: Tensors) -> AffinityCounts:
         """The counts that state() described."""
-        names = np.asarray(state["fields"], np.uint8).tobytes().decode()
-        counts = cls(tuple(names.split("\n")) if names else (), int(state["clock"][0]))
+        counts = cls(Sides.of_stored(state["features"]).features, int(state["clock"][0]))
         counts.as_of_ms = int(state["clock"][1])
         counts._segments, counts._items = (unpack_keys(state, f"{name}.") for name in ("segments", "items"))
+        counts._categories = np.array(state["categories"], np.int32)
         counts._segment, counts._item = (state[name].astype(np.int64) for name in ("segment", "item"))
         counts._count = np.array(state["count"], np.float64)
         return counts
+
+    def _read_categories(self, items: Int64Array, catalogue: CatalogueColumns) -> None:
+        """Of items int64[n] by place, as the catalogue has them now."""
+        side = self.sides.item
+        more = np.full((len(self._items) - len(self._categories), side.slots), -1, np.int32)
+        self._categories = np.concatenate([self._categories, more])
+        if side.slots:
+            positions = catalogue.item_positions(self._items.take(pa.array(items)))
+            columns, never = item_columns(side, catalogue.items, positions), np.zeros(len(items), np.int64)
+            self._categories[items] = side.entries(columns, never, lambda table, keys, ts_ms: codes_of(keys))
 
     def _forget(self) -> None:
         """Drop what has faded, and the least of what is held beyond the bounds; the rest is counted on."""
@@ -149,7 +170,7 @@ class SegmentCounts:
         kept = (row[self._segment] >= 0) & (at[self._item] >= 0)
         self._segment, self._item = row[self._segment[kept]], at[self._item[kept]]
         self._count = self._count[kept]
-        self._items = self._items.take(pa.array(items))
+        self._items, self._categories = self._items.take(pa.array(items)), self._categories[items]
         self._segments = self._segments.take(pa.array(segments))
 
     def _within(self) -> bool:

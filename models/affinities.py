@@ -1,0 +1,218 @@
+"""How near items are to the one who asks, as it is published: by segment, and by categories of what was taken.
+
+A segment is one value of a category of the request's side: an attribute of the user, a field of the context.
+The lift of an item in a segment says how much more of it the segment gets than everybody does. The share of an
+item's categories says how much of what the user took had them too. A pre-rank network reads both
+(models/prerank.py).
+
+Shapes: V segments, K items, F fields of the request's side, G category features of items with T slots
+together, N items of one request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.arrays import Float16Array, Float32Array, Int32Array, Int64Array, Tensors
+from models.artifact import pack_keys, unpack_keys
+from models.feature_config import FeatureConfig
+from models.features import FeatureColumns
+from models.id_table import IdTable
+from models.key_bytes import hash_keys
+from models.moments import Moments
+from models.request_columns import columns_of_moments
+
+JOINT = "\x1f"
+"""Between a field's table and a key of it, in the name of a segment."""
+HISTORY = 50
+"""Newest items of a history that shares are of."""
+_REQUEST = ("user", "context")
+
+
+def _none() -> pa.Array:
+    return pa.array([], pa.string())
+
+
+def read_features(features: Sequence[FeatureConfig]) -> tuple[FeatureConfig, ...]:
+    """Those that affinities are made of: categories of the user and the context, and of items."""
+    return tuple(
+        one
+        for one in features
+        if (one.source in _REQUEST and one.kind == "category")
+        or (one.source == "item" and one.kind in ("category", "categories"))
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """The features of affinities, by side."""
+
+    features: tuple[FeatureConfig, ...]
+
+    @cached_property
+    def request(self) -> FeatureColumns:
+        """F fields."""
+        return FeatureColumns(self.features, _REQUEST, "UTC")
+
+    @cached_property
+    def item(self) -> FeatureColumns:
+        """G features."""
+        return FeatureColumns(self.features, ("item",), "UTC")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Tables of the F fields ("user.age", "context.scene")."""
+        return tuple(one.table for one in self.request.categories)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of the F + G values of an item."""
+        lifts = (f"lift by {table}" for table in self.fields)
+        return (*lifts, *(f"share of {one.table}" for one in self.item.categories))
+
+    def stored(self) -> np.ndarray:
+        """For of_stored()."""
+        declared = [one.model_dump(mode="json") for one in self.features]
+        return np.frombuffer(msgspec.json.encode(declared), np.uint8).copy()
+
+    @classmethod
+    def of_stored(cls, stored: np.ndarray) -> Sides:
+        """What stored() described."""
+        declared = msgspec.json.decode(np.asarray(stored, np.uint8).tobytes())
+        return cls(tuple(FeatureConfig.model_validate(one) for one in declared))
+
+
+def codes_of(keys: pa.StringArray) -> Int64Array:
+    """int64[N] codes of categories, -1 for "": 31 bits of a hash, so that nothing has to be numbered."""
+    codes: Int64Array = hash_keys(keys) & 0x7FFF_FFFF
+    codes[pc.equal(keys, "").to_numpy(zero_copy_only=False)] = -1
+    return codes
+
+
+@dataclass(frozen=True, eq=False)
+class Askers:
+    """Who asks, at n moments: the segments int64[n, F] they are in (-1 = none of the V), and the places of
+    the newest items they took, int64[flat] by offsets int64[n+1] (-1 = none of the K).
+    """
+
+    segments: Int64Array
+    history: Int64Array
+    offsets: Int64Array
+
+
+@dataclass(frozen=True, eq=False)
+class Affinities:
+    """One reading of the counts (models/affinity_counts.py).
+
+    segments: string[V] names (field, JOINT, key); items: string[K] key texts; lifts: float16[V, K] log of
+    the item's share in the segment over its share in all; categories: int32[K, T] codes, -1 = none.
+    """
+
+    sides: Sides = field(default_factory=lambda: Sides(()))
+    segments: pa.Array = field(default_factory=_none)
+    items: pa.Array = field(default_factory=_none)
+    lifts: Float16Array = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    categories: Int32Array = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not fit together (ValueError)."""
+        k = len(self.items)
+        lifts, categories = (len(self.segments), k), (k, self.sides.item.slots)
+        if self.lifts.shape != lifts or not np.isfinite(self.lifts).all():
+            raise ValueError(
+                f"affinities: lifts: expected finite {list(lifts)}, got {list(self.lifts.shape)}"
+            )
+        if self.categories.shape != categories:
+            raise ValueError(
+                f"affinities: categories: expected {list(categories)}, got {list(self.categories.shape)}"
+            )
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of the values of an item."""
+        return self.sides.named
+
+    def places(self, keys: pa.Array) -> Int64Array:
+        """int64[N] of items string[N], for of(); -1 = none of the K."""
+        return self._ids.lookup(keys)
+
+    def askers(self, moments: Moments) -> Askers:
+        """For of()."""
+        n, columns = len(moments), columns_of_moments(moments)
+        segments = np.full((n, len(self.sides.fields)), -1, np.int64)
+        bags = self.sides.request.keys(columns, moments.ts_ms)
+        for place, (table, bag) in enumerate(zip(self.sides.fields, bags, strict=True)):
+            names = [self._rows.get(table + JOINT + key, -1) for key in bag.keys.to_pylist()]
+            segments[:, place] = names  # one of a column that is not there stands for all n
+        flat = self.places(moments.history_id) if self.sides.item.slots else np.empty(0, np.int64)
+        offsets = moments.history_offsets if len(flat) else np.zeros(n + 1, np.int64)
+        return Askers(segments, flat, offsets)
+
+    def of(self, places: Int64Array, askers: Askers, at: int) -> Float32Array:
+        """float32[N, F + G]: lifts and shares of the items `places` int64[N] for asker number `at`; 0 where
+        nothing is known.
+        """
+        end = int(askers.offsets[at + 1])
+        history = askers.history[max(int(askers.offsets[at]), end - HISTORY) : end]
+        return np.concatenate(
+            [self._lifts(places, askers.segments[at]), self._shares(places, history)], axis=1
+        )
+
+    def _lifts(self, places: Int64Array, rows: Int64Array) -> Float32Array:
+        if not self.lifts.size:
+            return np.zeros((len(places), len(rows)), np.float32)
+        found = self.lifts[np.maximum(rows, 0)[None, :], np.maximum(places, 0)[:, None]]
+        known = (places >= 0)[:, None] & (rows >= 0)[None, :]
+        return np.where(known, found, np.float32(0.0)).astype(np.float32)
+
+    def _shares(self, places: Int64Array, history: Int64Array) -> Float32Array:
+        """float32[N, G]: of H items taken, (those that have a category of the item, once for each) / (H + 1)."""
+        item = self.sides.item
+        shares = np.zeros((len(places), len(item.categories)), np.float32)
+        taken = self.categories[history[history >= 0]] if item.slots else np.empty((0, 0), np.int32)
+        if not len(taken):
+            return shares
+        asked = self.categories[np.maximum(places, 0)]
+        for at, feature in enumerate(item.categories):
+            slots = item.layout[feature.table]
+            codes, counts = np.unique(taken[:, slots], return_counts=True)
+            counts[codes < 0] = 0
+            wanted = asked[:, slots]
+            place = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
+            had = np.where(codes[place] == wanted, counts[place], 0)
+            shares[:, at] = had.sum(1) / (len(history) + 1)
+        shares[places < 0] = 0.0
+        return shares
+
+    def tensors(self, prefix: str = "") -> Tensors:
+        """Everything from_tensors() needs."""
+        packed = {
+            f"{prefix}{name}.{part}": array
+            for name, keys in (("segments", self.segments), ("items", self.items))
+            for part, array in pack_keys(keys).items()
+        }
+        tables = {"features": self.sides.stored(), "lifts": self.lifts, "categories": self.categories}
+        return packed | {prefix + name: table for name, table in tables.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], prefix: str = "") -> Affinities:
+        """What tensors() described. ValueError where the parts do not fit together."""
+        segments, items = (unpack_keys(tensors, f"{prefix}{name}.") for name in ("segments", "items"))
+        lifts = np.asarray(tensors[prefix + "lifts"], np.float16)
+        categories = np.asarray(tensors[prefix + "categories"], np.int32)
+        return cls(Sides.of_stored(tensors[prefix + "features"]), segments, items, lifts, categories)
+
+    @cached_property
+    def _ids(self) -> IdTable:
+        return IdTable.of_unique(self.items)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.segments.to_pylist())}
