@@ -173,7 +173,7 @@ class Affinities:
         return np.where(known, found, np.float32(0.0)).astype(np.float32)
 
     def _shares(self, places: Int64Array, history: Int64Array) -> Float32Array:
-        """float32[N, G]: of H items taken, (those that have a category of the item, once for each) / (H + 1)."""
+        """float32[N, G]: (of H items taken those with a category of the item, once for each) / (H + 1)."""
         item = self.sides.item
         shares = np.zeros((len(places), len(item.categories)), np.float32)
         taken = self.categories[history[history >= 0]] if item.slots else np.empty((0, 0), np.int32)

@@ -33,8 +33,8 @@ _M = 5.0
 
 
 class AffinityCounts:
-    """Counts of every event that is not a reject, whatever its kind: what was shown and what was taken. Beside
-    them the categories of the items that are counted.
+    """Counts of every event that is not a reject, whatever its kind: what was shown and what was taken.
+    Beside them the categories of the items that are counted.
 
     features: those of affinities are chosen; none = nothing is counted. half_life_ms: event time after which
     an event counts half.

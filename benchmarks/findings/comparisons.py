@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.findings.experiments import CLAIMS, CLASSICAL, Experiment
 from benchmarks.findings.hits import CUT, SHORT_CUT, Hits
 from deploy.backtest.metrics import Bootstrap
-from deploy.backtest.settings import PRERANK
+from deploy.backtest.settings import FUSED, PRERANK
 
 SCOPES = ("all", "new")
 METRICS = (f"recall@{CUT}", "ndcg@100")
@@ -30,7 +30,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """b - a on one data set. kind: claim, variant (of an experiment) or model (against a classical one)."""
+    """b - a on one data set. kind: claim, variant (of an experiment), single (a channel of it against all
+    fused) or model (against a classical one).
+    """
 
     kind: str
     data: str
@@ -53,7 +55,7 @@ def pairs_of(experiments: Iterable[Experiment]) -> list[Pair]:
     known = {(one.data, one.name): one for one in experiments}
     pairs: list[Pair] = []
     for one in known.values():
-        channel = one.channels[0]
+        channel = one.contestant
         if one.group == "claims":
             pairs += [
                 Pair(
@@ -71,11 +73,18 @@ def pairs_of(experiments: Iterable[Experiment]) -> list[Pair]:
                 Pair(
                     "variant",
                     one.data,
-                    Side(base.name, strategy, base.channels[0]),
+                    Side(base.name, strategy, base.contestant),
                     Side(one.name, strategy, channel),
                 )
                 for strategy in one.strategies
                 if strategy in base.strategies
+            ]
+        if channel == FUSED:
+            pairs += [
+                Pair("single", one.data, Side(one.name, strategy, single), Side(one.name, strategy, channel))
+                for strategy in one.strategies
+                for single in one.channels
+                if single not in (FUSED, PRERANK)
             ]
         classical = known.get((one.data, "models/classical"))
         if one.group == "models" and classical and one is not classical:

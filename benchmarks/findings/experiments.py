@@ -36,7 +36,8 @@ class Experiment:
     """One or, with several seeds, more backtests.
 
     name: "group/variant". changes: dotted key -> value over the base file of the data set. without: feature
-    sources or features left out. against: the experiment of the same data set that this is a variant of.
+    sources or features left out. against: the experiment of the same data set that this is a variant of. shown:
+    the channel that is compared, "" = the first one.
     """
 
     name: str
@@ -49,6 +50,12 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     sample: int = 20_000
     against: str = ""
+    shown: str = ""
+
+    @property
+    def contestant(self) -> str:
+        """The channel that is compared."""
+        return self.shown or self.channels[0]
 
     @property
     def group(self) -> str:
@@ -83,6 +90,10 @@ CLAIMS = (
     Claim("User and item rows only beat all weights", "hourly_items", "hourly_all"),
     Claim("Updates beat none", "daily", "frozen"),
 )
+
+SEEDS = (0, 1, 2)
+FUSED_RUN = "fused/sequence as well"
+STAGED = ("fused", "prerank", "two_tower", "sequence", "item_cf", "swing", "popularity", "own_items")
 
 INTERVALS = {KUAIRAND: ("1d", "6h", "1h", "10m", "1m")}
 FORMER_STEP: Mapping[str, Any] = {"models.two_tower.lr_rows_incremental": 0.05}
@@ -133,26 +144,26 @@ def _all(data: str) -> tuple[Experiment, ...]:
 
 
 def _fused(data: str) -> tuple[Experiment, ...]:
-    """All channels in one ranking, against the best of them alone."""
+    """All channels in one ranking, against the best of them alone. The one with sequence is what `fused` blends
+    where nothing else is named.
+    """
     neighbours = ("item_cf", "swing", "popularity", "own_items")
-    blends = {
-        "two_tower and what needs no training": ("two_tower", *neighbours),
-        "sequence as well": ("two_tower", "sequence", *neighbours),
-    }
+    alone = "fused/two_tower alone"
+    without = ("fused", "two_tower", *neighbours)
     return (
-        Experiment("fused/two_tower alone", data, strategies=(SHOWN,)),
-        *(
-            Experiment(f"fused/{name}", data, ("fused", *channels), (SHOWN,), against="fused/two_tower alone")
-            for name, channels in blends.items()
-        ),
+        Experiment(alone, data, strategies=(SHOWN,), seeds=SEEDS),
+        Experiment("fused/two_tower and what needs no training", data, without, (SHOWN,), against=alone),
+        Experiment(FUSED_RUN, data, STAGED, (SHOWN,), seeds=SEEDS, against=alone),
     )
 
 
 def _prerank(data: str) -> tuple[Experiment, ...]:
-    """The first of that ranking, ordered again."""
-    before = "fused/sequence as well"
-    blended = next(one.channels[1:] for one in _fused(data) if one.name == before)
-    return (Experiment("prerank/after it", data, ("prerank", *blended), (SHOWN,), against=before),)
+    """The first of that ranking, ordered again in the same run."""
+    return (
+        Experiment(
+            "prerank/after it", data, STAGED, (SHOWN,), seeds=SEEDS, against=FUSED_RUN, shown="prerank"
+        ),
+    )
 
 
 def _intervals(data: str) -> tuple[Experiment, ...]:

@@ -14,18 +14,19 @@ from deploy.backtest.fused import FusedChannel, lead_start_ms
 from deploy.backtest.moment_signals import MomentSignals
 from deploy.backtest.run import backtest
 from deploy.backtest.targets import Targets, targets_of
+from models.affinities import JOINT, Affinities, Sides
 from models.blend import Blend, blend_features
 from models.blend_candidates import Said
+from models.feature_config import FeatureConfig
 from models.item_signals import SIGNALS
 from models.moments import Moments
 from models.prerank import Prerank, prerank_inputs
-from models.segment_lifts import JOINT, SegmentLifts
 from tests.deploy.backtest_data import HOUR, POSITIVES, START, event_table, write_tables
 from tests.deploy.test_backtest import lists_of, question
 
 CHANNELS = ("small", "popularity", "item_cf", "fused", "prerank")
 OURS = ("fused", "prerank")
-FIELDS = ("context.scene",)
+SIDES = Sides((FeatureConfig(name="scene", source="context"),))
 FROM_MS = START + 40 * HOUR + 11 * 60_000
 
 
@@ -95,15 +96,16 @@ def test_a_pre_rank_orders_what_the_blend_puts_first() -> None:
     rows = np.sort(rng.choice(np.arange(200, len(targets)), 5, replace=False))
     items = np.arange(len(targets.item_keys))
     said = [Said(items, rng.normal(size=(5, len(items))).astype(np.float32)) for _ in "ab"]
-    signals = MomentSignals(events, targets, POSITIVES, FIELDS)
-    lifts = lifts_of(rng, targets.item_keys)
-    known = signals.block(lifts, moments_of(["s1", "s2", "", "s1", "other"]), rows)
+    signals = MomentSignals(events, targets, POSITIVES, SIDES)
+    published = affinities_of(rng, targets.item_keys)
+    lifts = published.lifts
+    known = signals.block(published, moments_of(["s1", "s2", "", "s1", "other"]), rows)
     channel = FusedChannel(("a", "b"), targets, 7, 0, signals)
     blend = channel._blends["s"] = Blend(("a", "b"), rng.normal(size=4).astype(np.float32))
     arguments = ("s", said, rows, targets.before(rows), np.ones(5, bool), np.zeros(5, bool), "all", known)
     untaught = channel.answer(*arguments)
     assert untaught["prerank"].best.tolist() == untaught["fused"].best.tolist()
-    width = 1 + 4 + SIGNALS + len(FIELDS)
+    width = 1 + 4 + SIGNALS + 1
     random = [rng.normal(size=shape).astype(np.float32) for shape in ((width,), (8, width), (8,), (8,))]
     prerank = Prerank(("a", "b"), signals.named, random[0], np.ones(width, np.float32), *random[1:])
     channel._preranks["s"] = prerank
@@ -113,18 +115,18 @@ def test_a_pre_rank_orders_what_the_blend_puts_first() -> None:
         read = known.of(at, items)
         counts, lift = read[:, :SIGNALS], read[:, SIGNALS:]
         assert counts.tobytes() == signals.counts(items, int(targets.asked_ms[row])).tobytes()
-        by_hand = {0: lifts.lifts[0], 1: lifts.lifts[1], 3: lifts.lifts[0]}.get(at, np.zeros(len(items)))
+        by_hand = {0: lifts[0], 1: lifts[1], 3: lifts[0]}.get(at, np.zeros(len(items)))
         assert lift[:, 0].tolist() == by_hand.tolist()
         values = prerank.values(prerank_inputs(features @ blend.weights, features, read))
         assert found.best[at].tolist() == np.argsort(-values, kind="stable")[:7].tolist()
         assert found.rank[at] == (values > values[targets.item[row]]).sum()
 
 
-def lifts_of(rng: np.random.Generator, items: pa.Array) -> SegmentLifts:
+def affinities_of(rng: np.random.Generator, items: pa.Array) -> Affinities:
     """Of two scenes."""
     drawn = rng.normal(size=(2, len(items))).astype(np.float16)
     names = pa.array([f"context.scene{JOINT}{name}" for name in ("s1", "s2")])
-    return SegmentLifts(FIELDS, names, items, drawn)
+    return Affinities(SIDES, names, items, drawn, np.empty((len(items), 0), np.int32))
 
 
 def moments_of(scenes: list[str]) -> Moments:
@@ -139,13 +141,13 @@ def test_signals_stop_before_the_request(tables: dict[str, Path]) -> None:
     """What the request itself showed, and all that came later, is not known when it is asked."""
     events = event_stream(pq.read_table(tables["events"])).events
     targets = targets_of(events, POSITIVES)
-    whole = MomentSignals(events, targets, POSITIVES, ())
+    whole = MomentSignals(events, targets, POSITIVES, Sides(()))
     request, ts_ms = (events[name].to_numpy() for name in ("request_id", "ts_ms"))
     every = np.arange(len(targets.item_keys))
     for row in np.random.default_rng(2).choice(len(targets), 12, replace=False):
         asked_ms = targets.asked_ms[row]
         earlier = events.filter(ts_ms < asked_ms)
-        cut = MomentSignals(earlier, targets, POSITIVES, ())
+        cut = MomentSignals(earlier, targets, POSITIVES, Sides(()))
         assert whole.counts(every, asked_ms).tobytes() == cut.counts(every, asked_ms).tobytes()
         of_its_own = (ts_ms == targets.ts_ms[row]) & (request != "")
         begins = [ts_ms[request == name].min() for name in np.unique(request[of_its_own])]

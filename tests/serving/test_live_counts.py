@@ -9,10 +9,11 @@ import pytest
 
 from deploy.config import Config
 from deploy.wiring_counts import counted
+from models.affinities import JOINT, Affinities, Sides, codes_of
 from models.blend import Blend, blend_features
+from models.feature_config import FeatureConfig
 from models.item_signals import NAMES, PARTS, SIGNALS, ItemSignals
 from models.prerank import Prerank, prerank_inputs
-from models.segment_lifts import JOINT, SegmentLifts
 from serving.asking import Live
 from serving.channels.contract import Ask
 from serving.config import ServingConfig
@@ -24,13 +25,21 @@ from serving.stages import CandidateRanker
 from stream.errors import Unreachable
 from stream.popular_counts import EVERYTHING
 from stream.popular_store import PopularCounts, PopularReader, PopularReading, ReadList
-from stream.profiles import Profile
+from stream.profiles import HistoryEntry, Profile
 from tests.serving.test_recall import CLICKS, profile
 from tests.serving.world import HOUR, World
 from tests.stream.samples import T0, batch, event
 
 CONFIG = counted(Config.model_validate({"update": {"prerank": True}}))
-ASK = Ask("u1", 500, {"scene": "s1"}, Profile("u1", attributes={"age": "3"}), frozenset())
+HISTORY = [
+    ("i0", "click", 1),
+    ("i2", "like", 2),
+    ("i0", "click", 3),
+    ("i2", "click", 4),
+    ("i2", "click", 501),
+]
+WHO = Profile("u1", [HistoryEntry(*entry, "") for entry in HISTORY], attributes={"age": "3"})
+ASK = Ask("u1", 500, {"scene": "s1"}, WHO, frozenset())
 STAGE = ServingConfig.model_validate({"prerank": {"model": "candidates", "candidates": 25}})
 
 
@@ -126,33 +135,36 @@ def test_scores_by_hand(served):
     assert len(CandidateRanker(snapshot.prerank, counts).scores(ASK, [])) == 0
 
 
-def test_lifts_are_read_behind_the_counts(served):
-    """Of the segments of the one who asks: a scene of the request, an attribute of the user."""
+def test_affinities_are_read_behind_the_counts(served):
+    """A scene of the request, an attribute of the user, and the authors of what was clicked."""
     snapshot, counts = served
     rng = np.random.default_rng(3)
-    fields = ("context.scene", "user.age")
-    segments = pa.array([f"{fields[0]}{JOINT}s1", f"{fields[1]}{JOINT}3", f"{fields[1]}{JOINT}4"])
+    declared = {"scene": "context", "age": "user", "author": "item"}
+    sides = Sides(tuple(FeatureConfig(name=name, source=source) for name, source in declared.items()))
+    segments = pa.array([f"context.scene{JOINT}s1", f"user.age{JOINT}3", f"user.age{JOINT}4"])
     table = rng.normal(size=(3, 2)).astype(np.float16)
-    lifts = SegmentLifts(fields, segments, pa.array(["i2", "i0"]), table)
-    width = len(snapshot.prerank.mean) + 2
+    authors = codes_of(pa.array(["a", "b"])).astype(np.int32)[:, None]
+    affinities = Affinities(sides, segments, pa.array(["i2", "i0"]), table, authors)
+    width = len(snapshot.prerank.mean) + 3
     network = replace(
         snapshot.prerank,
-        signals=(*NAMES, *lifts.named),
+        signals=(*NAMES, *affinities.named),
         mean=np.zeros(width, np.float32),
         deviation=np.ones(width, np.float32),
-        w1=np.eye(2, width, width - 2, dtype=np.float32),  # the lifts alone
-        b1=np.full(2, 4, np.float32),
-        w2=np.array([1, 10], np.float32),
+        w1=np.eye(3, width, width - 3, dtype=np.float32),  # the affinities alone
+        b1=np.full(3, 4, np.float32),
+        w2=np.array([1, 10, 100], np.float32),
     )
     features = blend_features(rng.normal(size=(3, 3)).astype(np.float32))
     values = features @ snapshot.blend.weights
     order = [Fused(key, float(values[at]), (), features[at]) for at, key in enumerate(["i0", "i2", "new"])]
-    scores = CandidateRanker(network, counts, lifts).scores(ASK, order)
-    corrections = [4 + table[0, 1] + 10 * (4 + table[1, 1]), 4 + table[0, 0] + 10 * (4 + table[1, 0]), 44]
-    np.testing.assert_allclose(scores, values + np.array(corrections, np.float32), rtol=1e-3)
+    scores = CandidateRanker(network, counts, affinities, frozenset({"click"})).scores(ASK, order)
+    near = [[table[0, 1], table[1, 1], 2 / 4], [table[0, 0], table[1, 0], 1 / 4], [0, 0, 0]]
+    corrections = (4 + np.array(near)) @ [1, 10, 100]
+    np.testing.assert_allclose(scores, values + corrections, rtol=1e-3)
     of_others = answered(replace(snapshot, prerank=network), counts)
     assert "there are taken, 1 h" in of_others.degraded[0]
-    assert answered(replace(snapshot, prerank=network, lifts=lifts), counts).degraded == []
+    assert answered(replace(snapshot, prerank=network, affinities=affinities), counts).degraded == []
 
 
 def test_what_it_cannot_do_without_is_named_and_the_fused_order_serves(served):

@@ -7,9 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.affinity_counts import AffinityCounts
 from models.blend import Blend
 from models.bundle import BLEND_FILE, PRERANK_FILE
 from models.catalogue_columns import CatalogueColumns
+from models.feature_config import FeatureConfig
 from models.index import load_items
 from models.item_signals import NAMES
 from models.key_bytes import hash_keys
@@ -18,7 +20,6 @@ from models.moments import Moments
 from models.prerank import Prerank
 from models.registry import Registry
 from models.retrieve import dense_scores
-from models.segment_counts import SegmentCounts
 from tests.updater.test_item_channels import CHANNELS
 from tests.updater.test_loop import assert_same_bytes
 from tests.updater.world import HOUR, RECIPE, START, UPDATE, World
@@ -128,7 +129,7 @@ def test_requests_begin_with_their_first_event_of_any_kind() -> None:
             "request_id": ["r", "s", "r", "", ""],
         }
     )
-    signals = RequestSignals(events, ("click",), SegmentCounts((), HOUR), [])
+    signals = RequestSignals(events, ("click",), AffinityCounts((), HOUR), [])
     hashes = hash_keys(pa.array(["r", "s", "t"]))
     asked_ms = signals.asked_ms(np.array([*hashes, -3]), np.array([30, 19, 45, 40]))
     assert asked_ms.tolist() == [10, 19, 45, 40]
@@ -139,7 +140,7 @@ def test_requests_begin_with_their_first_event_of_any_kind() -> None:
     np.testing.assert_allclose(counts, [[2, 1], [0, 1], [0, 0]], rtol=1e-6)
 
 
-def test_lifts_are_those_of_the_last_interval_that_had_ended() -> None:
+def test_affinities_are_those_of_the_last_interval_that_had_ended() -> None:
     def shown(*items: str) -> pa.Table:
         n = len(items)
         return pa.table(
@@ -159,7 +160,7 @@ def test_lifts_are_those_of_the_last_interval_that_had_ended() -> None:
         for at, table in enumerate(hours, 1)
     ]
     stretch = (pa.concat_tables(ended), CatalogueColumns())
-    counts = [SegmentCounts(("context.scene",), HOUR) for _ in range(2)]
+    counts = [AffinityCounts([FeatureConfig(name="scene", source="context")], HOUR) for _ in range(2)]
     for one in counts:
         one.observe(before, CatalogueColumns())
     signals = RequestSignals(pa.concat_tables([before, *hours]), ("click",), counts[0], [stretch])
@@ -167,10 +168,10 @@ def test_lifts_are_those_of_the_last_interval_that_had_ended() -> None:
     keys = pa.array(["#1", "#2", "#3"])
     signals.ask(keys, moments_in("s", 3))
     for moment, asked_ms in enumerate((HOUR - 1, HOUR, 3 * HOUR)):
-        lifts = counts[1].lifts()
-        rows = lifts.rows({("context", "scene"): pa.array(["s"])}, 1)[0]
+        published = counts[1].published()
+        askers = published.askers(moments_in("s", 1))
         found = signals.of(np.arange(3), moment, asked_ms)[:, -1]
-        assert found.tolist() == lifts.of(lifts.places(keys), rows)[:, 0].tolist()
+        assert found.tolist() == published.of(published.places(keys), askers, 0)[:, 0].tolist()
         assert found.any()
         if moment < len(hours):
             counts[1].observe(hours[moment], CatalogueColumns())
