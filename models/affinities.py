@@ -1,8 +1,8 @@
-"""How near items are to the one who asks, as it is published: by segment, and by categories of what was taken.
+"""How near items are to the one who asks, as published: by segment, and by categories of what was taken.
 
 A segment is one value of a category of the request's side: an attribute of the user, a field of the context.
-The lift of an item in a segment says how much more of it the segment gets than everybody does. The share of an
-item's categories says how much of what the user took had them too. A pre-rank network reads both
+The lift of an item in a segment says how much more of it the segment gets than everybody does. The share of
+an item's categories says how much of what the user took had them too. A pre-rank network reads both
 (models/prerank.py).
 
 Shapes: V segments, K items, F fields of the request's side, G category features of items with T slots

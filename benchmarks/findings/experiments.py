@@ -36,8 +36,8 @@ class Experiment:
     """One or, with several seeds, more backtests.
 
     name: "group/variant". changes: dotted key -> value over the base file of the data set. without: feature
-    sources or features left out. against: the experiment of the same data set that this is a variant of. shown:
-    the channel that is compared, "" = the first one.
+    sources or features left out. against: the experiment of the same data set that this is a variant of.
+    shown: the channel that is compared, "" = the first one.
     """
 
     name: str
@@ -144,14 +144,14 @@ def _all(data: str) -> tuple[Experiment, ...]:
 
 
 def _fused(data: str) -> tuple[Experiment, ...]:
-    """All channels in one ranking, against the best of them alone. The one with sequence is what `fused` blends
-    where nothing else is named.
+    """All channels in one ranking, against the best of them alone. With sequence it is what `fused` is made
+    of where nothing else is named.
     """
     neighbours = ("item_cf", "swing", "popularity", "own_items")
     alone = "fused/two_tower alone"
     without = ("fused", "two_tower", *neighbours)
     return (
-        Experiment(alone, data, strategies=(SHOWN,), seeds=SEEDS),
+        Experiment(alone, data, strategies=(SHOWN,)),
         Experiment("fused/two_tower and what needs no training", data, without, (SHOWN,), against=alone),
         Experiment(FUSED_RUN, data, STAGED, (SHOWN,), seeds=SEEDS, against=alone),
     )
