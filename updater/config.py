@@ -25,8 +25,9 @@ class UpdateConfig(BaseModel):
     )
     prerank: bool = Field(
         False,
-        description="Fit a pre-rank network to the same targets: it orders what the blend puts first by what "
-        'is known of the items as well. Serve it with serving.prerank.model = "candidates".',
+        description="Fit a pre-rank network to the same targets: it orders what the blend puts first by live "
+        "counts of the items and how near they are to the one who asks as well. Serve it with "
+        'serving.prerank.model = "candidates".',
     )
     seed: int = Field(7, description="Seed of the daily shuffle; a model's own seed is in its section.")
     threads: int = Field(1, ge=1, description="Torch threads of the consumer's incremental steps.")
