@@ -43,6 +43,11 @@ class BlendRows:
         if signals is not None:
             self.signals.append(signals)
 
+    def part(self, begin: int, end: int) -> BlendRows:
+        """Some of the rows."""
+        features, signals = self.features[begin:end], self.signals[begin:end]
+        return BlendRows(self.channels, self.named, features, signals, self.place[begin:end])
+
     def __len__(self) -> int:
         return len(self.place)
 

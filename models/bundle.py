@@ -27,6 +27,8 @@ BLEND_FILE = "channels/blend.safetensors"
 """Weights of the channels' blend; absent until a full retrain had a parent to ask."""
 PRERANK_FILE = "channels/prerank.safetensors"
 """The pre-rank network over the blend; absent without a blend, or where none is wanted."""
+PRERANK_GATE = "prerank"
+"""Its entry among the manifest's gates: served only where it says passed."""
 AFFINITIES_FILE = "channels/affinities.safetensors"
 """How near items are to segments and histories, for that network; absent where none is wanted."""
 

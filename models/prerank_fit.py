@@ -6,7 +6,7 @@ stage will see. N candidates of a target, D inputs, H hidden units.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from models.prerank import HIDDEN, Prerank, prerank_inputs
 
 CANDIDATES = 200
 """Of the fused list; as many as a stage looks at where nothing else is said."""
+HELD_OUT = 0.2
+"""Share of the newest targets that a fit is judged by."""
 _PASSES_FIRST, _PASSES, _BATCH, _LR, _DECAY = 8, 2, 32, 2e-3, 1e-4
 
 
@@ -55,6 +57,43 @@ def fit_prerank(prerank: Prerank | None, blend: Blend, rows: BlendRows, seed: in
             adam.step()
     w1, b1, w2 = (part.detach().numpy().copy() for part in weights)
     return replace(prerank, w1=w1, b1=b1, w2=w2)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a network does on targets it has not learned from: mean log losses, its own and the blend's."""
+
+    targets: int
+    loss: float
+    loss_of_blend: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the network is no worse than what it corrects."""
+        return self.loss <= self.loss_of_blend
+
+
+def judged_fit(prerank: Prerank | None, blend: Blend, rows: BlendRows, seed: int) -> Judgement | None:
+    """Judge fit_prerank() of the older rows by the newer ones (HELD_OUT of them); None for too few rows.
+
+    rows: by time.
+    """
+    cut = round((1 - HELD_OUT) * len(rows))
+    fitted = fit_prerank(prerank, blend, rows.part(0, cut), seed)
+    inputs, places = _inputs(blend, rows.part(cut, len(rows)))
+    if fitted is None or not inputs:
+        return None
+    losses = [
+        (_log_loss(fitted.values(one), place), _log_loss(one[:, 0], place))
+        for one, place in zip(inputs, places, strict=True)
+    ]
+    own, of_blend = np.mean(losses, axis=0).tolist()
+    return Judgement(len(losses), own, of_blend)
+
+
+def _log_loss(values: Float32Array, place: int) -> float:
+    """-log softmax(values)[place]."""
+    return float(np.logaddexp.reduce(values.astype(np.float64)) - values[place])
 
 
 def _corrections(scaled_BLD: Tensor, weights: list[Tensor]) -> Tensor:

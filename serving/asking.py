@@ -217,7 +217,7 @@ def _network(asking: Asking, counts: LiveCounts | None) -> CandidateRanker | str
     """The network over candidates, or why it cannot order this answer."""
     snapshot = asking.snapshot
     if snapshot.prerank is None:
-        return f"bundle {snapshot.bundle} has no network over candidates yet (update.prerank)"
+        return f"bundle {snapshot.bundle} has no network that did better than the blend (update.prerank)"
     if asking.blend is None:
         return "it orders what a blend of several channels fused, and nothing was blended"
     if counts is None or counts.missing:

@@ -17,7 +17,14 @@ from models.affinities import Affinities
 from models.arrays import Tensors
 from models.artifact import Artifact, ArtifactError
 from models.blend import Blend
-from models.bundle import AFFINITIES_FILE, BLEND_FILE, POPULARITY_FILE, PRERANK_FILE, neighbours_file
+from models.bundle import (
+    AFFINITIES_FILE,
+    BLEND_FILE,
+    POPULARITY_FILE,
+    PRERANK_FILE,
+    PRERANK_GATE,
+    neighbours_file,
+)
 from models.delta import Delta, PopularityList
 from models.index import LoadedItems, load_items
 from models.item_index import ItemIndex
@@ -78,9 +85,9 @@ class Snapshot:
 
     names: the recall models (`channels`) and item-to-item channels (`neighbours`) in the order in which they
     are merged. blend: how their scores are added up, None while the bundle has none; prerank: the network
-    over it, likewise; affinities: what it reads of who asks. fresh: what the catalogue brought since.
-    rankers: of the bundle, by name. attributes: of items, as of the catalogue; by_value, eligible: what was
-    worked out from them and is needed again.
+    over it, None also where it did worse than the blend; affinities: what it reads of who asks. fresh: what
+    the catalogue brought since. rankers: of the bundle, by name. attributes: of items, as of the catalogue;
+    by_value, eligible: what was worked out from them and is needed again.
     """
 
     bundle: str
@@ -143,6 +150,7 @@ class Snapshot:
             channels[name] = Channel(load_tower(bundle, name), items)
         neighbours = {name: NeighbourChannel.load(bundle, name) for name in names if name in item_to_item}
         held_rankers = manifest.get("rankers", {})
+        proved = manifest.get("gates", {}).get(PRERANK_GATE, {}).get("passed", False)
         popularity = PopularityList()
         if bundle.has(POPULARITY_FILE):
             popularity = PopularityList.from_tensors(bundle.tensors(POPULARITY_FILE))
@@ -159,7 +167,7 @@ class Snapshot:
             popularity.keys.to_pylist(),
             popularity.scores.tolist(),
             _part_of(bundle, BLEND_FILE, Blend.from_tensors, "weights of a blend"),
-            _part_of(bundle, PRERANK_FILE, Prerank.from_tensors, "a pre-rank network"),
+            _part_of(bundle, PRERANK_FILE, Prerank.from_tensors, "a pre-rank network") if proved else None,
             _part_of(bundle, AFFINITIES_FILE, Affinities.from_tensors, "affinities") or Affinities(),
             rankers={name: ServedRanker.load(bundle, name) for name in rankers if name in held_rankers},
         )

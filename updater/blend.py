@@ -27,7 +27,7 @@ from models.learner import Learner, Moments, Samples
 from models.neighbour_rows import NeighbourRows
 from models.neighbours import Neighbours
 from models.prerank import Prerank
-from models.prerank_fit import fit_prerank
+from models.prerank_fit import Judgement, fit_prerank, judged_fit
 from models.query import Queries
 from models.retrieve import dense_scores
 from models.samplers import uniform_by_key
@@ -39,10 +39,13 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a bundle gets; None = nothing yet."""
+    """What a bundle gets; None = nothing yet. gate: what the network was judged by, None = nothing could be
+    asked.
+    """
 
     blend: Blend | None
     prerank: Prerank | None
+    gate: Judgement | None = None
 
 
 class BlendRefit:
@@ -111,7 +114,8 @@ class BlendRefit:
         blend = fit_blend(before.blend or Blend.fresh(rows.channels), rows, self._seed)
         if not self._signals:
             return Fitted(blend, None)
-        return Fitted(blend, fit_prerank(before.prerank, blend, rows, self._seed))
+        gate = judged_fit(before.prerank, blend, rows, self._seed)
+        return Fitted(blend, fit_prerank(before.prerank, blend, rows, self._seed), gate)
 
     def _of_the_parent(self) -> Fitted:
         blend = prerank = None

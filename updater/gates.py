@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from models.arrays import Float32Array
+from models.artifact import Artifact
+from models.bundle import PRERANK_GATE
+from models.prerank_fit import Judgement
 
 
 class GateFailed(RuntimeError):
@@ -41,3 +44,19 @@ def check_model(name: str, loss: float, vectors: Float32Array, index: Mapping[st
             f"model {name}: expected index recall >= {index['recall_target']}, got {index['recall']}"
         )
     return results
+
+
+def check_prerank(judgement: Judgement | None, parent: Artifact | None) -> dict[str, Any]:
+    """Gate results of the pre-rank network for the manifest, the parent's where it was not judged. One that
+    does worse than the blend alone is published, for the next training to go on from it, and not served.
+    """
+    if judgement is None:
+        before = parent.manifest.get("gates", {}) if parent else {}
+        unknown: dict[str, Any] = before.get(PRERANK_GATE, {"targets": 0, "passed": False})
+        return unknown
+    return {
+        "targets": judgement.targets,
+        "loss": judgement.loss,
+        "loss_of_blend": judgement.loss_of_blend,
+        "passed": judgement.passed,
+    }

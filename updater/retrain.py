@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 
 from models.affinity_counts import AffinityCounts
 from models.artifact import Content
-from models.bundle import BLEND_FILE, PRERANK_FILE, BundleFields
+from models.bundle import BLEND_FILE, PRERANK_FILE, PRERANK_GATE, BundleFields
 from models.index import IndexConfig, item_files
 from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
 from stream.archive import ArchiveReader, Seal
 from updater.blend import BlendRefit
 from updater.config import UpdateConfig
-from updater.gates import check_model
+from updater.gates import check_model, check_prerank
 from updater.incremental import CatalogueAt
 from updater.item_channels import COLUMNS
 from updater.rankers import RankerRetrain, TrainedRankers
@@ -105,12 +105,14 @@ class FullRetrain:
             before=blend.ask if blend else ask_nobody,
         )
         files: dict[str, Content] = dict(state.files())
+        gates: dict[str, Any] = {}
         if blend:
             fitted = blend.fitted()
             if fitted.blend:
                 files[BLEND_FILE] = fitted.blend.tensors()
             if fitted.prerank:
                 files[PRERANK_FILE] = fitted.prerank.tensors()
+                gates[PRERANK_GATE] = check_prerank(fitted.gate, bundle)
         catalogue = stretches[-1][1]
         rankers = TrainedRankers()
         if self.rankers:
@@ -120,7 +122,15 @@ class FullRetrain:
             rankers = self.rankers.run(bundle, last.interval_end_ms, catalogue, items, progress)
         parent = bundle.root.name if bundle else ""
         return self._publish(
-            state, files | rankers.files, rankers.entries, trained, parent, last, catalogue.sequence, progress
+            state,
+            files | rankers.files,
+            rankers.entries,
+            gates,
+            trained,
+            parent,
+            last,
+            catalogue.sequence,
+            progress,
         )
 
     def _signals(
@@ -155,13 +165,14 @@ class FullRetrain:
         state: TrainingState,
         files: dict[str, Content],
         rankers: dict[str, dict[str, Any]],
+        gates: dict[str, Any],
         trained: dict[str, Trained],
         parent: str,
         last: Seal,
         catalogue_sequence: int,
         progress: Progress,
     ) -> str:
-        models, gates = {}, {}
+        models = {}
         for place, (name, learner) in enumerate(state.learners.items()):
             progress("index", place, len(trained))
             keys, vectors = learner.item_vectors()

@@ -338,7 +338,7 @@ def test_median_of_seeds_is_shown() -> None:
 def test_every_pair_of_the_grid_is_of_known_experiments() -> None:
     known = {(one.data, one.name): one for one in EXPERIMENTS}
     pairs = pairs_of(EXPERIMENTS)
-    assert {pair.kind for pair in pairs} == {"claim", "variant", "model"}
+    assert {pair.kind for pair in pairs} == {"claim", "variant", "single", "model"}
     for pair in pairs:
         for side in (pair.a, pair.b):
             one = known[pair.data, side.experiment]

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from models.bundle import PRERANK_FILE, PRERANK_GATE
 from models.item_signals import SIGNALS
 from models.published import PublishedModel
 from serving.asking import Live
@@ -18,6 +20,7 @@ from serving.snapshot import Snapshot
 from stream.profiles import HistoryEntry, Profile
 from tests.updater.test_item_channels import CHANNELS
 from tests.updater.world import HOUR, RECIPE, START, UPDATE, World
+from updater import retrain
 
 
 def test_a_server_orders_by_the_network_of_its_bundle(tmp_path: Path) -> None:
@@ -44,3 +47,18 @@ def test_a_server_orders_by_the_network_of_its_bundle(tmp_path: Path) -> None:
     assert len(answer.items) == 5
     scores = [one.stages["prerank"] for one in answer.explain.items]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_a_network_that_did_worse_than_the_blend_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = {"targets": 9, "loss": 2.0, "loss_of_blend": 1.0, "passed": False}
+    monkeypatch.setattr(retrain, "check_prerank", lambda judgement, parent: failed)
+    wanted = World(tmp_path, replace(RECIPE, channels=CHANNELS))
+    config = UPDATE.model_copy(update={"prerank": True})
+    for hours in ((0, 4), (4, 8)):
+        wanted.pass_hours(*hours)
+        bundle = wanted.registry.open_bundle(wanted.retrain(config=config))
+    assert bundle.has(PRERANK_FILE)  # the next training goes on from it
+    assert bundle.manifest["gates"][PRERANK_GATE] == failed
+    assert Snapshot.load(bundle, PublishedModel.load).prerank is None

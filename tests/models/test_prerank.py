@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 from models.blend import Blend
 from models.blend_fit import BlendRows
 from models.prerank import HIDDEN, Prerank, prerank_inputs
-from models.prerank_fit import CANDIDATES, fit_prerank
+from models.prerank_fit import CANDIDATES, fit_prerank, judged_fit
 
 CHANNELS = ("a", "b")
 SIGNALS = ("x", "y", "z")
@@ -102,3 +104,34 @@ def test_round_trip_and_what_does_not_fit() -> None:
     assert all(again.tensors()[name].tobytes() == part.tobytes() for name, part in prerank.tensors().items())
     with pytest.raises(ValueError, match="pre-rank: w2: expected finite"):
         Prerank.from_tensors({**prerank.tensors(), "w2": np.full(HIDDEN, np.nan, np.float32)})
+
+
+def test_it_is_judged_by_what_it_has_not_learned_from() -> None:
+    rows = rows_of(500, 0)
+    judgement = judged_fit(None, BLEND, rows, 3)
+    assert judgement is not None
+    assert judgement.passed
+    assert judgement.targets == 100
+    network = fit_prerank(None, BLEND, rows.part(0, 400), 3)
+    assert network is not None
+    losses, blended = [], []
+    for at in range(400, 500):
+        features, place = rows.features[at], rows.place[at]
+        of_blend = torch.from_numpy(features @ BLEND.weights)
+        values = network.values(prerank_inputs(of_blend.numpy(), features, rows.signals[at]))
+        losses.append(float(cross_entropy(torch.from_numpy(values)[None], torch.tensor([place]))))
+        blended.append(float(cross_entropy(of_blend[None], torch.tensor([place]))))
+    assert judgement.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert judgement.loss_of_blend == pytest.approx(np.mean(blended), rel=1e-5)
+    # What was true of the older targets is false of the newer: worse than the blend.
+    turned = BlendRows(CHANNELS, SIGNALS)
+    for at, (features, signals) in enumerate(zip(rows.features, rows.signals, strict=True)):
+        sign = 1 if at < 400 else -1
+        value = features @ BLEND.weights + sign * 3 * signals[:, 0]
+        turned.features.append(features)
+        turned.signals.append(signals)
+        turned.place.append(int(value.argmax()))
+    misled = judged_fit(None, BLEND, turned, 3)
+    assert misled is not None
+    assert not misled.passed
+    assert judged_fit(None, BLEND, BlendRows(CHANNELS, SIGNALS), 3) is None

@@ -171,7 +171,7 @@ def test_what_it_cannot_do_without_is_named_and_the_fused_order_serves(served):
     snapshot, counts = served
     plain = [item.id for item in answered(snapshot, counts, ServingConfig()).items]
     for changed, live, why in (
-        (replace(snapshot, prerank=None), counts, "has no network over candidates yet"),
+        (replace(snapshot, prerank=None), counts, "has no network that did better than the blend"),
         (snapshot, None, "no counts of items: they are not followed"),
         (snapshot, LiveCounts(missing="the store is away"), "no counts of items: the store is away"),
     ):

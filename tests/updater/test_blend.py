@@ -9,7 +9,7 @@ import pytest
 
 from models.affinity_counts import AffinityCounts
 from models.blend import Blend
-from models.bundle import BLEND_FILE, PRERANK_FILE
+from models.bundle import BLEND_FILE, PRERANK_FILE, PRERANK_GATE
 from models.catalogue_columns import CatalogueColumns
 from models.feature_config import FeatureConfig
 from models.index import load_items
@@ -106,6 +106,11 @@ def test_a_pre_rank_network_beside_it_where_one_is_wanted(world: World, tmp_path
         wanted.pass_hours(*hours)
         bundles.append(wanted.registry.open_bundle(wanted.retrain(config=config)))
     assert [bundle.has(PRERANK_FILE) for bundle in bundles] == [False, True, True]
+    gates = [bundle.manifest["gates"].get(PRERANK_GATE) for bundle in bundles]
+    assert gates[0] is None
+    for gate in gates[1:]:
+        assert gate["targets"] > 10
+        assert gate["passed"] == (gate["loss"] <= gate["loss_of_blend"])
     networks = [Prerank.from_tensors(bundle.tensors(PRERANK_FILE)) for bundle in bundles[1:]]
     assert set(networks[0].channels) == {*RECIPE.models, *CHANNELS, "popularity"}
     assert networks[0].signals == NAMES  # no feature, no segment
