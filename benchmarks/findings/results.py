@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.progress import track
 
+from benchmarks.findings import reach
 from benchmarks.findings.comparisons import Pair, differences, pairs_of
 from benchmarks.findings.experiments import Experiment
 from benchmarks.findings.hits import Hits
@@ -16,7 +17,7 @@ from benchmarks.findings.runs import Run
 from benchmarks.measure import surroundings
 
 FILE = Path(__file__).parents[1] / "results" / "findings.json"
-EMPTY: dict[str, list[dict[str, Any]]] = {"runs": [], "comparisons": [], "failed": []}
+EMPTY: dict[str, list[dict[str, Any]]] = {"runs": [], "comparisons": [], "reach": [], "failed": []}
 
 
 def read(file: Path = FILE) -> dict[str, list[dict[str, Any]]]:
@@ -44,6 +45,8 @@ def collect(runs: Sequence[Run], experiments: Iterable[Experiment], file: Path =
         "runs": kept,
         "comparisons": [one for one in before["comparisons"] if one["data"] not in sets]
         + _comparisons(runs, experiments, before["comparisons"]),
+        "reach": [one for one in before["reach"] if one["data"] not in sets]
+        + reach.records(runs, before["reach"]),
         "failed": [one for one in before["failed"] if one["data"] not in sets]
         + [one for run in runs if (one := _failure(run))],
     }

@@ -209,6 +209,19 @@ def prerank(data: Results) -> str:
     return table(("data", "metric", "fused -> pre-ranked, all", "fused -> pre-ranked, new"), rows)
 
 
+def reach(data: Results) -> str:
+    """Where the targets stood, by how much their users had taken before."""
+    rows = []
+    for name in NAMES:
+        for one in (one for run in data["reach"] if run["data"] == name for one in run["records"]):
+            values = [one[column] for column in ("fused", "prerank", "fused@100", "any")]
+            single = f"{one['best single']:.4f} ({one['single']})"
+            of_users = f"{one['share']:.0%}"
+            rows.append((name, one["scope"], one["group"], of_users, single, *(f"{v:.4f}" for v in values)))
+    head = ("data", "scope", "taken before", "of targets", "best channel", "fused", "pre-ranked")
+    return table((*head, "fused, first 100", "in any channel's first 50"), rows)
+
+
 def goals(data: Results) -> str:
     """What was set out to be reached."""
     rows = []
@@ -305,6 +318,7 @@ def readme_models(data: Results) -> str:
 
 PARTS: dict[str, Callable[..., str]] = {
     "setup": setup, "models": models, "claims": claims, "variants": variants, "prerank": prerank,
+    "reach": reach,
     "goals": goals, "choosing": choosing, "readme models": readme_models,
 }  # fmt: skip
 
