@@ -24,12 +24,13 @@ from stream.intake import IntakeConfig
 from stream.joined_log import JoinedLogConfig
 from stream.popular_counts import PopularNowConfig
 from stream.profiles import ProfileConfig
+from stream.seen_config import SeenConfig
 from stream.topics import KafkaConfig
 from updater.config import ScheduleConfig, UpdateConfig
 
 
 class RedisConfig(BaseModel):
-    """Where user profiles, the counts of what is popular now and the pointer's change notices live."""
+    """Where user profiles, seen sets, counts of what is popular now and the pointer's change notices live."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +52,10 @@ class Config(BaseModel):
     redis: RedisConfig = Field(default_factory=RedisConfig, description="The store.")
     intake: IntakeConfig = Field(default_factory=IntakeConfig, description="Checks of events, watermark.")
     profiles: ProfileConfig = Field(default_factory=ProfileConfig, description="Online user profiles.")
+    seen: dict[str, SeenConfig] = Field(
+        default_factory=dict,
+        description="Sets of items that a user met, by name: filters that outlast the history.",
+    )
     popular_now: PopularNowConfig = Field(
         default_factory=PopularNowConfig, description="What is popular now, for the channel popular_now."
     )
@@ -123,6 +128,9 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _names_are_file_names(self) -> "Config":
         """Refuse before a training what could not be published after it."""
+        for name in self.seen:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+                raise ValueError(f"seen: expected names of letters, digits, _ and -, got {name!r}")
         sections = (("models", self.models), ("channels", self.channels), ("rankers", self.rankers))
         for section, names in sections:
             for name in names:

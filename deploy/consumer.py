@@ -17,6 +17,7 @@ from deploy.wiring import (
     intake,
     joined_log,
     profiles,
+    seen_sets,
 )
 from deploy.wiring_counts import item_counts
 from deploy.wiring_training import incremental_updater
@@ -34,7 +35,8 @@ def run_consumer(config: Config, stop: threading.Event) -> None:
         letters = stack.enter_context(dead_letters(config))
         writer = stack.enter_context(contextlib.closing(catalogue_writer(config)))
         counts = stack.enter_context(item_counts(config))
-        taking_in = intake(config, held, online, letters, counts)
+        seen = stack.enter_context(seen_sets(config))
+        taking_in = intake(config, held, online, letters, counts, seen)
         joined = joined_log(config)
         stack.enter_context(metrics_page(config.metrics, taking_in.counts, JoinCollector(joined.counts)))
         loops: dict[str, Loop] = {

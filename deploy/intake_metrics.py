@@ -28,6 +28,8 @@ class IntakeCollector(Collector):
             ("seals", counts.seals, "Intervals sealed."),
         ):
             yield CounterMetricFamily(f"freshrecall_intake_{name}", meaning, value)
+        dropped = "Items that full exact seen sets dropped; again where events are applied again."
+        yield CounterMetricFamily("freshrecall_seen_dropped", dropped, counts.seen_dropped)
         dead = CounterMetricFamily("freshrecall_dead_letters", "Events refused.", labels=["reason"])
         for reason, number in sorted(counts.dead.items()):
             dead.add_metric([reason], number)

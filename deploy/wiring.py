@@ -21,6 +21,7 @@ from stream.joined_log import JoinedLog
 from stream.popular_store import PopularCounts
 from stream.producer import EventProducer
 from stream.profiles import AsyncProfiles, Profiles
+from stream.seen_store import SeenSets
 from updater.schedule import DailyJob, Schedule
 
 
@@ -48,8 +49,20 @@ def profiles(config: Config) -> Profiles:
 
 
 def async_profiles(config: Config) -> AsyncProfiles:
-    """The reading end of the online profiles."""
-    return AsyncProfiles(resolved(config).redis.url, config.profiles)
+    """The reading end of the online profiles, with the seen sets."""
+    return AsyncProfiles(resolved(config).redis.url, config.profiles, config.seen)
+
+
+@contextlib.contextmanager
+def seen_sets(config: Config) -> Iterator[SeenSets | None]:
+    """The writing end of the seen sets, None where there are none. Raises Unreachable."""
+    if not config.seen:
+        yield None
+        return
+    with contextlib.closing(
+        SeenSets(resolved(config).redis.url, config.seen, config.profiles.prefix)
+    ) as sets:
+        yield sets
 
 
 def intake(
@@ -58,10 +71,11 @@ def intake(
     online: Profiles,
     letters: DeadLetters,
     item_counts: Sequence[PopularCounts] = (),
+    seen: SeenSets | None = None,
 ) -> Intake:
-    """From Kafka into `held`, `online` and `item_counts`."""
+    """From Kafka into `held`, `online`, `item_counts` and `seen`."""
     kafka = resolved(config).kafka
-    return Intake(kafka, held, online, letters, config=config.intake, item_counts=item_counts)
+    return Intake(kafka, held, online, letters, config=config.intake, item_counts=item_counts, seen=seen)
 
 
 def joined_log(config: Config) -> JoinedLog:

@@ -14,6 +14,7 @@ from typing import Any
 from serving.asking import Asking
 from serving.caps import Caps
 from serving.channels.contract import Ranking
+from serving.filters import HeldBack
 from serving.fusion import Fused, all_keys, blended, fuse
 from serving.places import admitted, placed
 from serving.stages import Rejected, Staged
@@ -32,13 +33,14 @@ class Step:
 @dataclass(frozen=True)
 class Chosen:
     """What the channels gave, what the stages made of it, and the items of the answer with the caps as they
-    left them.
+    left them; held: what Bloom filters held back.
     """
 
     rankings: Mapping[str, Ranking]
     staged: Staged
     fused: list[Fused]
     caps: Caps
+    held: HeldBack
 
     @property
     def turned_down(self) -> list[Rejected]:
@@ -49,12 +51,13 @@ class Chosen:
 
 Steps = Generator[Step, Mapping[str, Any], Chosen]
 Fusing = Generator[Step, Mapping[str, Any], list[Fused]]
+Answering = Generator[Step, Mapping[str, Any], dict[str, Ranking]]
 
 
 def steps(asking: Asking) -> Steps:
     """Ask, fuse, stage, choose. A call that is not among what is sent back is done without."""
-    rankings: Mapping[str, Ranking] = yield Step(asking.candidate_calls(), asking.limits_s)
-    caps, k = asking.caps, asking.request.k
+    caps, held, k = asking.caps, asking.held_back, asking.request.k
+    rankings = yield from _candidates(asking, held)
     staged = Staged((yield from _fused(asking, rankings, None if caps.most else asking.depth)), {})
     for place, (name, stage, _) in enumerate(asking.stages):
         call = {name: asking.stage_call(place, staged.order)}
@@ -62,7 +65,7 @@ def steps(asking: Asking) -> Steps:
         if name in ranked:
             staged = staged.then(name, stage.candidates, ranked[name], asking.keep(place))
     fused = placed(staged.order, asking.channels, rankings, k, caps)
-    chosen = Chosen(rankings, staged, fused, caps)
+    chosen = Chosen(rankings, staged, fused, caps, held)
     if caps.most and len(fused) < k:
         chosen = yield from _refilled(asking, chosen)
     return chosen
@@ -80,6 +83,32 @@ def run(steps: Steps) -> Chosen:
             return chosen
 
 
+def _candidates(asking: Asking, held: HeldBack) -> Answering:
+    """Each channel's best k that nothing holds back, or all that it has.
+
+    A channel is asked for twice as many where there are filters to test them by, and again, without what was
+    held back, for twice as many every time, until it has given k or has no more.
+    """
+    k = asking.k
+    wanted = dict.fromkeys(asking.sources, 2 * k if held else k)
+    hidden: dict[str, set[str]] = {}
+    rankings: dict[str, Ranking] = {}
+    while wanted:
+        found = yield Step(asking.candidate_calls(wanted, hidden), asking.limits_s)
+        if not held:
+            return dict(found)
+        out = held.among({key for ranking in found.values() for key, _ in ranking})
+        again = {}
+        for name, ranking in found.items():
+            rankings[name] = rankings.get(name, []) + [one for one in ranking if one[0] not in out]
+            if len(rankings[name]) < k and len(ranking) >= wanted[name]:
+                again[name] = 2 * wanted[name]
+                hidden[name] = held.keys | {key for key, _ in rankings[name]}
+            rankings[name] = rankings[name][:k]
+        wanted = again
+    return rankings
+
+
 def _fused(asking: Asking, rankings: Mapping[str, Ranking], k: int | None) -> Fusing:
     """The channels' candidates as one list of at most k."""
     most = sum(len(ranking) for ranking in rankings.values()) if k is None else k
@@ -94,24 +123,24 @@ def _refilled(asking: Asking, chosen: Chosen) -> Steps:
     """An answer that caps left short, with what the channels have beyond it: until it is full or they have no
     more. Every round asks for twice as many, and for none that caps would turn away again.
     """
-    rankings, fused, caps = dict(chosen.rankings), list(chosen.fused), chosen.caps
+    rankings, fused, caps, held = dict(chosen.rankings), list(chosen.fused), chosen.caps, chosen.held
     k, rounds = asking.request.k, 0
     open_ = [name for name, ranking in rankings.items() if len(ranking) >= asking.k]
     while len(fused) < k and open_:
         rounds += 1
         more = (k - len(fused)) << rounds
         # Masking takes long over very many items, so it has a lane and a limit too.
-        calls = {CAPS: partial(asking.beyond, fused, caps, open_, more)}
+        calls = {CAPS: partial(asking.beyond, fused, caps, held, open_, more)}
         made = yield Step(calls, {CAPS: asking.config.channel_timeout_ms / 1000})
         if CAPS not in made:
             break
         beyond: Asking = made[CAPS]
-        found: Mapping[str, Ranking] = yield Step(beyond.candidate_calls(), beyond.limits_s)
+        found = yield from _candidates(beyond, held)
         new = yield from _fused(beyond, found, None)
         fused += admitted([_ranked_on(one, rankings) for one in new], k - len(fused), caps)
         rankings |= {name: rankings[name] + ranking for name, ranking in found.items()}
         open_ = [name for name, ranking in found.items() if len(ranking) >= more]
-    return Chosen(rankings, chosen.staged, fused, caps)
+    return Chosen(rankings, chosen.staged, fused, caps, held)
 
 
 def _ranked_on(one: Fused, before: Mapping[str, Sequence[object]]) -> Fused:

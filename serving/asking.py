@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +15,7 @@ from serving.channels.names import POPULAR_NOW, POPULARITY, SAME
 from serving.channels.of_snapshot import sources_of
 from serving.config import ServingConfig
 from serving.eligible import Eligible, eligible
-from serving.filters import barred
+from serving.filters import HeldBack, barred
 from serving.fusion import Fused
 from serving.fusion_config import CANDIDATES, ChannelConfig, FusionConfig, SceneConfig, StageConfig
 from serving.live_counts import LiveCounts
@@ -25,6 +25,7 @@ from serving.schema import RecallRequest
 from serving.snapshot import Snapshot
 from serving.stages import PRERANK, RANK, CandidateRanker, ServedRanker
 from serving.validation import key_text
+from stream.seen import BloomSeen
 
 _CONFIG = ServingConfig()
 _NO_SCENE = SceneConfig()
@@ -71,6 +72,8 @@ class Asking:
     missing: Sequence[str] = ()
     popular: Sequence[PopularItems] = ()
     popular_missing: str = ""
+    seen: Sequence[BloomSeen] = ()
+    """Filters that candidates are tested against."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -104,9 +107,23 @@ class Asking:
         """The caps of an answer that is still empty."""
         return Caps(self.most, self.snapshot.attributes)
 
-    def candidate_calls(self) -> dict[str, Callable[[], Ranking]]:
-        """What is asked of every channel first."""
-        return {name: partial(one.candidates, self.ask, self.k) for name, one in self.sources.items()}
+    @property
+    def held_back(self) -> HeldBack:
+        """What the filters hold back, of an answer that is still empty."""
+        return HeldBack(self.seen, self.ask.ts_ms)
+
+    def candidate_calls(
+        self, wanted: Mapping[str, int], hidden: Mapping[str, Set[str]]
+    ) -> dict[str, Callable[[], Ranking]]:
+        """Channels asked for so many candidates each; hidden: items that a channel must leave out."""
+        return {
+            name: partial(
+                self.sources[name].candidates,
+                self.ask.without(hidden[name]) if name in hidden else self.ask,
+                k,
+            )
+            for name, k in wanted.items()
+        }
 
     def stage_call(self, place: int, order: Sequence[Fused]) -> Callable[[], Float32Array]:
         """What the ranker of a stage is asked."""
@@ -119,12 +136,14 @@ class Asking:
         """What a blend asks every channel then: what it says of all candidates."""
         return {name: partial(one.scores, self.ask, keys) for name, one in self.sources.items()}
 
-    def beyond(self, fused: Sequence[Fused], caps: Caps, names: Sequence[str], k: int) -> Asking:
+    def beyond(
+        self, fused: Sequence[Fused], caps: Caps, held: HeldBack, names: Sequence[str], k: int
+    ) -> Asking:
         """The same request for what could still join an answer: k more of each of some channels, none whose
-        value has no place left.
+        value has no place left or that is held back.
         """
         items = self.items.without(caps.closed())
-        asked = replace(self.ask, excluded=self.ask.excluded | {one.key for one in fused}, gone=items.gone)
+        asked = replace(self.ask.without({one.key for one in fused} | held.keys), gone=items.gone)
         had = [one.found[0].channel for one in fused]
         channels = {
             name: one.model_copy(update={"quota": max(one.quota - had.count(name), 0)})
@@ -186,7 +205,8 @@ def ask(
         live.popular.missing if live.popular and POPULAR_NOW in sources else "",
     )
     stages, missing = _stages(asking, live.counts)
-    asking = replace(asking, stages=stages, missing=missing)
+    tested = [one for one in profile.seen if isinstance(one, BloomSeen) and one.generations]
+    asking = replace(asking, stages=stages, missing=missing, seen=tested)
     deep = asking.blend is not None or asking.fusion.method in ("rrf", "weighted")
     spare = 2 if asking.caps.most else 1  # caps turn some away; more are asked for where that is too few
     return replace(asking, k=max(spare * asking.depth, asking.fusion.depth if deep else 0))

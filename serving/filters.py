@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.profile import Profile
 from stream.event import Identifier, Kind
+from stream.seen import BloomSeen, ExactSeen
+
+SEEN = "seen "
+"""How the names of filters by a seen set begin; the set's name follows."""
 
 
 class SeenRule(BaseModel):
@@ -61,7 +65,8 @@ class FilterConfig(AttributeRules):
 
     seen: tuple[SeenRule, ...] = Field(
         (),
-        description="Items of the user's history (profiles.history_length newest events), by kind and age.",
+        description="Items of the user's history (profiles.history_length newest events), by kind and age; "
+        "[seen.NAME] remembers more of them.",
     )
     blocked_items: tuple[Identifier, ...] = Field((), description="Items that nobody gets.")
 
@@ -77,7 +82,8 @@ def barred(
     """Filter -> item key texts that it leaves out of the answer at ts_ms; one item may be under several.
 
     request: its `exclude`; consumed: all that the user ever consumed, where the request asks for it;
-    seen: by configuration. What nobody gets is in no channel to begin with (serving/eligible.py).
+    seen: by configuration, and those of exact seen sets by name. What nobody gets is in no channel to begin
+    with (serving/eligible.py).
     """
     filters: dict[str, set[str]] = {}
     if exclude:
@@ -86,7 +92,38 @@ def barred(
         filters["consumed"] = set(profile.consumed)
     if config.seen and (seen := _seen(config, profile, ts_ms)):
         filters["seen"] = seen
+    for one in profile.seen:
+        if isinstance(one, ExactSeen) and (listed := one.listed(ts_ms)):
+            filters[SEEN + one.name] = listed
     return filters
+
+
+class HeldBack:
+    """What Bloom filters hold back of the candidates of one answer: they cannot be listed, only asked.
+
+    by_filter: the items held back so far, keys: all of them; one may be under several.
+    """
+
+    def __init__(self, seen: Sequence[BloomSeen], ts_ms: int) -> None:
+        self.by_filter: dict[str, set[str]] = {SEEN + one.name: set() for one in seen}
+        self._seen, self._ts_ms = seen, ts_ms
+        self.keys: set[str] = set()
+        self._asked: set[str] = set()
+
+    def __bool__(self) -> bool:
+        """Whether there are filters at all."""
+        return bool(self._seen)
+
+    def among(self, keys: Collection[str]) -> set[str]:
+        """Those of some items that may not be answered; each is tested once."""
+        if new := [key for key in keys if key not in self._asked]:
+            self._asked.update(new)
+            for one in self._seen:
+                there = one.holds(new, self._ts_ms).tolist()
+                mine = {key for key, held in zip(new, there, strict=True) if held}
+                self.by_filter[SEEN + one.name] |= mine
+                self.keys |= mine
+        return self.keys.intersection(keys)
 
 
 def _seen(config: FilterConfig, profile: Profile, ts_ms: int) -> set[str]:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import msgspec
 
+from stream.seen import BloomSeen, ExactSeen
+
 
 class HistoryEntry(Protocol):
     """Something the user did: item key text, kind of event, event time."""
@@ -51,6 +53,11 @@ class Profile(Protocol):
         ...
 
     @property
+    def seen(self) -> Sequence[ExactSeen | BloomSeen]:
+        """The seen sets that the request reads."""
+        ...
+
+    @property
     def position(self) -> str:
         """Place in the event stream up to which the profile is."""
         ...
@@ -60,7 +67,9 @@ class ProfileSource(Protocol):
     """Fetches a profile by the user's key text in one round trip; reading never mutates."""
 
     async def fetch(self, user_id: str, consumed: bool = True) -> Profile:
-        """The profile, `consumed` left empty unless asked for; may raise when the store is away."""
+        """The profile, without what only requests with exclude_seen read unless `consumed`; may raise when
+        the store is away.
+        """
         ...
 
 
@@ -71,6 +80,7 @@ class NoProfile(msgspec.Struct, frozen=True):
     consumed: dict[str, int] = {}
     attributes: dict[str, str] = {}
     position: str = ""
+    seen: tuple[ExactSeen | BloomSeen, ...] = ()
 
 
 NO_PROFILE = NoProfile()

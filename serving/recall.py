@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from serving.answering import Chosen, run, steps
 from serving.asking import NOT_FOLLOWED, Asking, Live, ask
-from serving.caps import Caps
 from serving.channels.editorial import Lists
 from serving.channels.names import POPULAR_NOW, POPULARITY
 from serving.config import ServingConfig
@@ -56,7 +55,7 @@ def answer(asking: Asking, chosen: Chosen, request_id: str, degraded: Sequence[s
     """What was chosen, filled up with what is popular where the channels fall short."""
     snapshot, fused = asking.snapshot, list(chosen.fused)
     if len(fused) < asking.request.k:
-        fused += _popular(asking, fused, chosen.caps)
+        fused += _popular(asking, fused, chosen)
     items = [RecalledItem(decode_id(one.key), one.found[0].score, one.found[0].channel) for one in fused]
     return RecallAnswer(
         items,
@@ -71,14 +70,16 @@ def answer(asking: Asking, chosen: Chosen, request_id: str, degraded: Sequence[s
     )
 
 
-def _popular(asking: Asking, fused: Sequence[Fused], caps: Caps) -> list[Fused]:
+def _popular(asking: Asking, fused: Sequence[Fused], chosen: Chosen) -> list[Fused]:
     """The most popular items that are not there yet, by the live lists and then by the snapshot's, as many as
     are missing.
     """
     k, snapshot = asking.request.k - len(fused), asking.snapshot
     lists = [(POPULAR_NOW, one.items, one.rates) for one in asking.popular]
     lists.append((POPULARITY, snapshot.popular_keys, snapshot.popular_scores))
-    taken = {one.key for one in fused}
+    caps, taken = chosen.caps, {one.key for one in fused}
+    if chosen.held:
+        taken |= chosen.held.among([key for _, keys, _ in lists for key in keys])
     said: dict[str, tuple[str, float]] = {}
     for name, keys, scores in lists:
         for key, score in zip(keys, scores, strict=True):

@@ -27,7 +27,7 @@ class RecallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         list[Identifier], Meta(max_length=MAX_EXCLUDE, description="Items not to return.")
     ] = []
     exclude_seen: Annotated[
-        bool, Meta(description="Leave out what the user consumed (not what was merely shown).")
+        bool, Meta(description="Leave out what the user consumed, and all seen sets of the server.")
     ] = False
     explain: Annotated[bool, Meta(description="Say how the answer came about.")] = False
     ts_ms: MomentMs | None = None
@@ -70,8 +70,9 @@ class Explanation(msgspec.Struct, frozen=True):
     """How an answer came about.
 
     excluded: items left out for this user; `filters`: how many by each filter (an item may be under several),
-    those by attribute counted over the whole catalogue; channels: how many of the answer's items each stands
-    for; candidates: how many each gave; caps: how many candidates each cap left out.
+    those by attribute counted over the whole catalogue, those by Bloom filter over the candidates; channels:
+    how many of the answer's items each stands for; candidates: how many each gave; caps: how many candidates
+    each cap left out.
     """
 
     ts_ms: int

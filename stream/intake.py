@@ -1,4 +1,4 @@
-"""From Kafka to the archive: decode, validate, append + fsync, profiles and counts, seal, commit.
+"""From Kafka to the archive: decode, validate, append + fsync, profiles, seen sets and counts, seal, commit.
 
 A polling thread (stream/reader.py) is never blocked by any of it. Bad events become dead
 letters and stop nothing.
@@ -24,6 +24,7 @@ from stream.popular_store import PopularCounts
 from stream.profiles import Profiles
 from stream.reader import Chunk, Reader
 from stream.seals import Positions, Seal, column
+from stream.seen_store import SeenSets
 from stream.topics import KafkaConfig
 from stream.validate import TimeGuard, TimeLimits, bad_fields
 from stream.watermark import Watermark
@@ -52,6 +53,7 @@ class IntakeCounts:
     events: int = 0
     duplicates: int = 0
     seals: int = 0
+    seen_dropped: int = 0
     dead: dict[str, int] = field(default_factory=dict)
     watermark_ms: int | None = None
 
@@ -70,12 +72,14 @@ class Intake:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         config: IntakeConfig | None = None,
         item_counts: Sequence[PopularCounts] = (),
+        seen: SeenSets | None = None,
     ) -> None:
         """`on_seal` is called in the intake's thread and must be quick; `clock` gives seconds."""
         self.kafka, self.archive, self.profiles, self.dead_letters = kafka, archive, profiles, dead_letters
         self.config = config or IntakeConfig()
         self.counts = IntakeCounts()
-        self._online = [one for one in (profiles, *item_counts) if one is not None]
+        self._seen = seen
+        self._online = [one for one in (profiles, seen, *item_counts) if one is not None]
         self._on_seal, self._clock, self._wall_ms = on_seal, clock, wall_ms
         self._watermark = Watermark(self.config.idle_s)
         self._guard = TimeGuard(self.config.times)
@@ -152,6 +156,7 @@ class Intake:
             try:
                 for one in self._online:
                     one.apply(batch, following)
+                self._count_dropped()
             except Unreachable as error:
                 self._store_away(error)
 
@@ -211,10 +216,14 @@ class Intake:
         self.counts.dead = dict(self.dead_letters.counts)
 
     def _repair_store(self) -> None:
-        """Give profiles and counts what was archived but not applied."""
+        """Give profiles, seen sets and counts what was archived but not applied."""
         for one in self._online:
             one.repair(self.archive)
+        self._count_dropped()
         self._repair_at = None
+
+    def _count_dropped(self) -> None:
+        self.counts.seen_dropped = self._seen.dropped if self._seen else 0
 
     def _store_away(self, error: Unreachable) -> None:
         # The archive goes on alone; what the store misses is applied from it once it is back.

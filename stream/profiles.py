@@ -5,7 +5,7 @@ script (profiles.lua) applies the events of a user together with their position,
 replay counts twice. The history is kept in canonical order: event time, then position.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
@@ -17,20 +17,33 @@ import redis
 import redis.asyncio
 from pydantic import BaseModel, ConfigDict, Field
 
+from stream.applied import AppliedMarks
 from stream.archive import Archive
-from stream.errors import StoreForgot, Unreachable
-from stream.seals import Positions, column, from_text
+from stream.errors import Unreachable
+from stream.seals import Positions, column
+from stream.seen import BloomSeen, ExactSeen, read_keys, read_sets
+from stream.seen_config import SeenConfig
 from stream.unapplied import unapplied
 
 SETTING = "redis.url"
 _SCRIPT = files("stream").joinpath("profiles.lua").read_text()
-# One packed string: hundreds of small replies would cost the client ten times as much to parse.
+# One packed string: hundreds of small replies would cost the client ten times as much to parse. Exact seen
+# sets (ARGV[2] of them) are in it; filters follow in one more, for their bits are no text.
 _READ = """
-return cmsgpack.pack({
+local lists = {
   redis.call('HGETALL', KEYS[1]),
   redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES'),
   ARGV[1] == '1' and redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES') or {}
-})
+}
+local exact = tonumber(ARGV[2])
+for at = 4, 3 + exact do lists[at] = redis.call('ZRANGE', KEYS[at], 0, -1, 'WITHSCORES') end
+local slots, lengths = {}, {}
+for at = 4 + exact, #KEYS do
+  local slot = redis.call('GET', KEYS[at]) or ''
+  slots[#slots + 1], lengths[#lengths + 1] = slot, tostring(#slot)
+end
+lists[#lists + 1] = lengths
+return {cmsgpack.pack(lists), table.concat(slots)}
 """
 # Not only lost connections: a store that is full, read-only or loading refuses commands.
 AWAY = (redis.RedisError, OSError)
@@ -74,6 +87,7 @@ class Profile(msgspec.Struct, frozen=True):
     counters: dict[str, int] = {}
     attributes: dict[str, str] = {}
     position: str = ""
+    seen: tuple[ExactSeen | BloomSeen, ...] = ()
 
 
 _unpack_entry = msgspec.json.Decoder(tuple[str, str, str]).decode
@@ -92,7 +106,7 @@ class Profiles:
         except AWAY as error:
             raise Unreachable(SETTING, url, type(error).__name__) from error
         self._apply = self._store.register_script(_SCRIPT)
-        self._marked: dict[str, int] = {}
+        self._marks = AppliedMarks(self._store, f"{self.config.prefix}:applied", SETTING, url)
         history, consumed = set(self.config.history_kinds), set(self.config.consumed_kinds)
         self._flags = {
             kind: _HISTORY * (kind in history) + _CONSUMED * (kind in consumed) for kind in history | consumed
@@ -113,7 +127,7 @@ class Profiles:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def _apply_all(self, batch: pa.RecordBatch | pa.Table, following: Mapping[tuple[int, int], int]) -> None:
-        self._check_marks([f"{i}:{p}" for i, p in following])
+        self._marks.check(following)
         calls = self._calls(batch)
         size = self.config.batch_users
         for first in range(0, len(calls), size):
@@ -127,27 +141,14 @@ class Profiles:
                     ]
                     self._apply(keys=keys, args=arguments, client=pipeline)
                 pipeline.execute()
-        if following:
-            marks = {f"{i}:{p}": offset for (i, p), offset in following.items()}
-            self._store.hset(f"{self.config.prefix}:applied", mapping=marks)  # type: ignore[arg-type]
-            self._marked |= marks
-
-    def _check_marks(self, names: Sequence[str]) -> None:
-        """Before anything is applied on top of a gap: a user's own position would then hide it for good."""
-        names = [name for name in names if name in self._marked]
-        if names:
-            held = self._store.hmget(f"{self.config.prefix}:applied", names)
-            if [int(mark or 0) for mark in held] != [self._marked[name] for name in names]:
-                raise StoreForgot(SETTING, self._url)
+        self._marks.move(following)
 
     def positions(self) -> Positions:
         """(incarnation, partition) -> next offset to apply."""
         try:
-            marks: dict[bytes, bytes] = self._store.hgetall(f"{self.config.prefix}:applied")  # type: ignore[assignment]
+            return self._marks.read()
         except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
-        self._marked = {key.decode(): int(offset) for key, offset in marks.items()}
-        return from_text(self._marked)
 
     def repair(self, archive: Archive) -> int:
         """Apply what the archive holds and the profiles do not; returns the number of events looked at."""
@@ -208,11 +209,19 @@ class Profiles:
 class AsyncProfiles:
     """The reading end, used by serving. Reading never changes anything."""
 
-    def __init__(self, url: str, config: ProfileConfig | None = None) -> None:
-        self.config = config or ProfileConfig()
+    def __init__(
+        self,
+        url: str,
+        config: ProfileConfig | None = None,
+        seen: Mapping[str, SeenConfig] | None = None,
+    ) -> None:
+        """seen: the sets that are kept (stream/seen_store.py)."""
+        self.config, self.seen = config or ProfileConfig(), dict(seen or {})
         self._url = url
         self._store = redis.asyncio.Redis.from_url(url)
         self._read = self._store.register_script(_READ)
+        ordered = sorted(self.seen.items(), key=lambda one: one[1].store == "bloom")
+        self._sets = {asked: [one for one in ordered if asked or one[1].always] for asked in (False, True)}
 
     async def ping(self) -> None:
         """Raises Unreachable if the store does not answer."""
@@ -224,14 +233,18 @@ class AsyncProfiles:
     async def fetch(self, user_id: str, consumed: bool = True) -> Profile:
         """The profile of a key text in one round trip; an empty one for an unknown user.
 
-        Without `consumed` the consumed items, which may be many, are left out. Raises Unreachable.
+        Without `consumed` the consumed items, which may be many, are left out, and the seen sets that hold
+        for requests with exclude_seen only. Raises Unreachable.
         """
-        keys = user_keys(self.config.prefix, user_id)[:3]
+        keys, sets = user_keys(self.config.prefix, user_id)[:3], self._sets[consumed]
+        keys += read_keys(keys[0], sets)
+        exact = sum(one.store == "exact" for _, one in sets)
         try:
-            packed: bytes = await self._read(keys=keys, args=[int(consumed)])
+            packed, slots = await self._read(keys=keys, args=[int(consumed), exact])
         except AWAY as error:
             raise Unreachable(SETTING, self._url, type(error).__name__) from error
-        return _profile(user_id, *_unpack(packed))
+        facts, history, items, *listed, lengths = _unpack(packed)
+        return _profile(user_id, facts, history, items, read_sets(sets, listed, slots, map(int, lengths)))
 
     async def close(self) -> None:
         """End the connections."""
@@ -244,7 +257,13 @@ def user_keys(prefix: str, user_id: str) -> list[str]:
     return [base, base + ":h", base + ":c", base + ":r"]
 
 
-def _profile(user_id: str, facts: list[str], history: list[str], items: list[str]) -> Profile:
+def _profile(
+    user_id: str,
+    facts: list[str],
+    history: list[str],
+    items: list[str],
+    seen: tuple[ExactSeen | BloomSeen, ...],
+) -> Profile:
     """From the flat lists of the store: field, value, ...; member, score, ...; item, score, ..."""
     known = dict(zip(facts[::2], facts[1::2], strict=True))
     entries = []
@@ -258,11 +277,12 @@ def _profile(user_id: str, facts: list[str], history: list[str], items: list[str
         counters={name[2:]: int(count) for name, count in known.items() if name.startswith("n:")},
         attributes=_decode_attributes(known.get("attributes", "{}")),
         position=known.get("position", ""),
+        seen=seen,
     )
 
 
 _decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
-_unpack = msgspec.msgpack.Decoder(tuple[list[str], list[str], list[str]]).decode
+_unpack = msgspec.msgpack.Decoder(list[list[str]]).decode
 
 
 def _in_user_order(batch: pa.RecordBatch | pa.Table) -> Iterator[tuple[Any, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
@@ -51,6 +51,10 @@ class Ask:
         if isinstance(self.gone, Barred):
             self.gone.read(keys)
         return {key for key in keys if self.allows(key)}
+
+    def without(self, keys: Set[str]) -> Ask:
+        """The same, with more items that must not be answered."""
+        return replace(self, excluded=self.excluded | keys)
 
     @cached_property
     def excluded_keys(self) -> pa.Array | None:

@@ -83,12 +83,13 @@ class FakeProfiles:
         self.error = None
         self.fetched = []
 
-    def put(self, user, history=(), consumed=None, attributes=None, position="0:0:1:0"):
+    def put(self, user, history=(), consumed=None, attributes=None, position="0:0:1:0", seen=()):
         self.held[user] = SimpleNamespace(
             history=[SimpleNamespace(item_id=i, kind=k, ts_ms=t, request_id="") for i, k, t in history],
             consumed=consumed or {},
             attributes=attributes or {},
             position=position,
+            seen=seen,
         )
 
     async def fetch(self, user_id, consumed=True):

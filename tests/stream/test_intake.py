@@ -1,5 +1,6 @@
 """The intake over a real broker: every event once, bad ones in the dead letters, whatever is killed."""
 
+import asyncio
 import base64
 import math
 import signal
@@ -22,8 +23,10 @@ from stream.intake import Intake, IntakeConfig
 from stream.popular_counts import PopularNowConfig
 from stream.popular_store import PopularCounts, PopularReader
 from stream.producer import DeliveryFailed, EventProducer
-from stream.profiles import ProfileConfig, Profiles
+from stream.profiles import AsyncProfiles, ProfileConfig, Profiles
 from stream.reader import Reader
+from stream.seen_config import SeenConfig
+from stream.seen_store import SeenSets
 from stream.topics import KafkaConfig, Topics
 from tests.stream.samples import T0, event
 
@@ -45,11 +48,13 @@ def running(
     on_seal=lambda seals: None,
     archive=None,
     item_counts=(),
+    seen=None,
 ):
     archive = archive or Archive(root / "archive")
     letters = DeadLetters(root / "dead.jsonl", publish)
     config = IntakeConfig(idle_s=idle_s)
-    intake = Intake(kafka, archive, profiles, letters, on_seal, config=config, item_counts=item_counts)
+    beside = {"config": config, "item_counts": item_counts, "seen": seen}
+    intake = Intake(kafka, archive, profiles, letters, on_seal, **beside)
     stop = threading.Event()
     failures = []
 
@@ -210,7 +215,9 @@ def test_an_absent_store_holds_nothing_up_and_is_repaired(kafka, topics, tmp_pat
         profiles = Profiles(service.url, ProfileConfig(prefix=topics("repair")))
         counter = (f"{profiles.config.prefix}:{{u:u}}", "n:click")
         popular = PopularCounts(service.url, PopularNowConfig(half_lives_h=(24,)), topics("repair"))
-        with running(kafka, tmp_path, profiles, item_counts=[popular]) as intake:
+        sets = {"clicked": SeenConfig(kinds=("click",), items=7)}
+        seen = SeenSets(service.url, sets, profiles.config.prefix)
+        with running(kafka, tmp_path, profiles, item_counts=[popular], seen=seen) as intake:
             for first in (0, 50, 100):
                 if first == 50:
                     service.stop()
@@ -225,6 +232,10 @@ def test_an_absent_store_holds_nothing_up_and_is_repaired(kafka, topics, tmp_pat
             (everything,) = PopularReader(service.url, popular.config, topics("repair")).read().changed[""]
             decayed = sum(2.0 ** ((T0 + n * 1000 - everything.landmark_ms) / DAY) for n in range(150))
             assert sum(everything.sums) == pytest.approx(decayed)
+            eventually(lambda: seen.positions() == intake.archive.next_offsets())
+            (held,) = asyncio.run(AsyncProfiles(service.url, profiles.config, sets).fetch("u")).seen
+            assert held.last_ms == {f"#{n % 11}": T0 + n * 1000 for n in range(143, 150)}
+            assert intake.counts.seen_dropped >= 4
 
 
 @pytest.mark.parametrize("bound", [{"queue_messages": 100}, {"queue_bytes": 100 * 50}])
