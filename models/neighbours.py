@@ -190,14 +190,23 @@ class Neighbours:
         chosen: Float32Array = scores[:, self._ids.lookup(keys)].astype(np.float32)  # -1: the last, always 0
         return chosen
 
-    def similar(self, position: int, k: int) -> tuple[Float32Array, Int64Array]:
-        """The first k neighbours of an item: scores float32[<= k] and positions int64[<= k]."""
+    def similar(
+        self, position: int, k: int, excluded: Int64Array | Sequence[int] = ()
+    ) -> tuple[Float32Array, Int64Array]:
+        """The first k neighbours of an item: scores float32[<= k] and positions int64[<= k]; excluded:
+        positions not to return.
+        """
         row = int(self._row_of[position])
         if row < 0:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         rows, row = (self._base, row) if row < len(self._base) else (self._late, row - len(self._base))
-        places = slice(int(rows.offsets[row]), min(int(rows.offsets[row + 1]), int(rows.offsets[row]) + k))
-        return rows.scores[places], rows.neighbours[places].astype(np.int64)
+        of = slice(int(rows.offsets[row]), int(rows.offsets[row + 1]))
+        found = rows.neighbours[of].astype(np.int64)
+        allowed = ~np.isin(found, np.asarray(excluded, np.int64))
+        if self._allowed is not None:
+            allowed &= self._allowed[found]
+        places = np.flatnonzero(allowed)[:k]
+        return rows.scores[of][places], found[places]
 
     def _weights(self, moments: Moments) -> Float64Array:
         """2^-(time before the moment's newest entry / half-life) of every history entry, float64[flat]."""

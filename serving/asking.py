@@ -198,7 +198,7 @@ def ask(
         limits_s,
         fusion,
         channels,
-        {**config.caps, **scene.caps},
+        config.caps_in(named),
         (),
         (),
         popular,

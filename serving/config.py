@@ -100,6 +100,10 @@ class ServingConfig(BaseModel):
         own = (self.scenes[scene].filters,) if scene in self.scenes else ()
         return tuple(one for one in (self.filters, *own) if one.active)
 
+    def caps_in(self, scene: str) -> dict[str, int]:
+        """Caps of a scene, by attribute: those of all, or its own instead."""
+        return {**self.caps, **(self.scenes[scene].caps if scene in self.scenes else {})}
+
     @property
     def rankers(self) -> tuple[str, ...]:
         """Rankers that the stages use."""

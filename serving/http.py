@@ -137,7 +137,8 @@ class Api:
         if re.fullmatch(r"-?[0-9]{1,19}", text) and INT64_MIN <= int(text) <= INT64_MAX:
             # A path has no types: the string "5" is tried first, then the number 5.
             keys.append(key_text(int(text), "path id"))
-        return _json(similar(self.snapshot(), keys, k, query.get("model", "")))
+        model, scene = query.get("model", ""), query.get("scene", "")
+        return _json(similar(self.snapshot(), keys, k, model, self.config, scene))
 
     async def post_events(self, request: Request) -> Response:
         """POST /v1/events."""

@@ -41,6 +41,7 @@ def document() -> dict[str, Any]:
             "k", "query", {"type": "integer", "minimum": 1, "maximum": MAX_K, "default": 50}, "How many."
         ),
         _parameter("model", "query", {"type": "string"}, "Whose vectors; by default the first model's."),
+        _parameter("scene", "query", {"type": "string"}, "Whose filters and caps hold, beside those of all."),
     ]
     plain = {"text/plain": {"schema": {"type": "string"}}}
     return {

@@ -107,7 +107,7 @@ class RecallAnswer(msgspec.Struct, frozen=True):
 
 
 class SimilarAnswer(msgspec.Struct, frozen=True):
-    """Items whose vectors are nearest to an item's, best first."""
+    """Items nearest to an item that answers may hold, best first."""
 
     items: list[RecalledItem]
     bundle: str
