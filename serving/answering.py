@@ -51,19 +51,16 @@ class Chosen:
 
 Steps = Generator[Step, Mapping[str, Any], Chosen]
 Fusing = Generator[Step, Mapping[str, Any], list[Fused]]
+Staging = Generator[Step, Mapping[str, Any], Staged]
 Answering = Generator[Step, Mapping[str, Any], dict[str, Ranking]]
 
 
 def steps(asking: Asking) -> Steps:
     """Ask, fuse, stage, choose. A call that is not among what is sent back is done without."""
     caps, held, k = asking.caps, asking.held_back, asking.request.k
-    rankings = yield from _candidates(asking, held)
-    staged = Staged((yield from _fused(asking, rankings, None if caps.most else asking.depth)), {})
-    for place, (name, stage, _) in enumerate(asking.stages):
-        call = {name: asking.stage_call(place, staged.order)}
-        ranked = yield Step(call, {name: stage.timeout_ms / 1000})
-        if name in ranked:
-            staged = staged.then(name, stage.candidates, ranked[name], asking.keep(place))
+    rankings = yield from _candidates(asking, list(asking.sources), held)
+    merged = yield from _fused(asking, rankings, None if caps.most else asking.depth)
+    staged = yield from _staged(asking, merged)
     fused = placed(staged.order, asking.channels, rankings, k, caps)
     chosen = Chosen(rankings, staged, fused, caps, held)
     if caps.most and len(fused) < k:
@@ -83,14 +80,14 @@ def run(steps: Steps) -> Chosen:
             return chosen
 
 
-def _candidates(asking: Asking, held: HeldBack) -> Answering:
-    """Each channel's best k that nothing holds back, or all that it has.
+def _candidates(asking: Asking, names: Sequence[str], held: HeldBack) -> Answering:
+    """The best k of these channels that nothing holds back, or all that it has.
 
     A channel is asked for twice as many where there are filters to test them by, and again, without what was
     held back, for twice as many every time, until it has given k or has no more.
     """
     k = asking.k
-    wanted = dict.fromkeys(asking.sources, 2 * k if held else k)
+    wanted = dict.fromkeys(names, 2 * k if held else k)
     hidden: dict[str, set[str]] = {}
     rankings: dict[str, Ranking] = {}
     while wanted:
@@ -119,28 +116,47 @@ def _fused(asking: Asking, rankings: Mapping[str, Ranking], k: int | None) -> Fu
     return blended(asking.blend, rankings, keys, scores, most)
 
 
+def _staged(asking: Asking, merged: list[Fused]) -> Staging:
+    """A merged list after the stages."""
+    staged = Staged(merged, {})
+    for place, (name, stage, _) in enumerate(asking.stages):
+        call = {name: asking.stage_call(place, staged.order)}
+        ranked = yield Step(call, {name: stage.timeout_ms / 1000})
+        if name in ranked:
+            staged = staged.then(name, stage.candidates, ranked[name], asking.keep(place))
+    return staged
+
+
 def _refilled(asking: Asking, chosen: Chosen) -> Steps:
     """An answer that caps left short, with what the channels have beyond it: until it is full or they have no
-    more. Every round asks for twice as many, and for none that caps would turn away again.
+    more. Every round asks for twice as many, and for none that caps would turn away again. The stages order
+    what it brings; it stands behind what came before.
     """
-    rankings, fused, caps, held = dict(chosen.rankings), list(chosen.fused), chosen.caps, chosen.held
+    staged, rankings, fused, caps, held = (
+        chosen.staged,
+        dict(chosen.rankings),
+        list(chosen.fused),
+        chosen.caps,
+        chosen.held,
+    )
     k, rounds = asking.request.k, 0
     open_ = [name for name, ranking in rankings.items() if len(ranking) >= asking.k]
     while len(fused) < k and open_:
         rounds += 1
         more = (k - len(fused)) << rounds
         # Masking takes long over very many items, so it has a lane and a limit too.
-        calls = {CAPS: partial(asking.beyond, fused, caps, held, open_, more)}
+        calls = {CAPS: partial(asking.beyond, fused, caps, held, more)}
         made = yield Step(calls, {CAPS: asking.config.channel_timeout_ms / 1000})
         if CAPS not in made:
             break
         beyond: Asking = made[CAPS]
-        found = yield from _candidates(beyond, held)
-        new = yield from _fused(beyond, found, None)
-        fused += admitted([_ranked_on(one, rankings) for one in new], k - len(fused), caps)
+        found = yield from _candidates(beyond, open_, held)
+        later = yield from _staged(beyond, (yield from _fused(beyond, found, None)))
+        fused += admitted([_ranked_on(one, rankings) for one in later.order], k - len(fused), caps)
+        staged = staged.and_later(later)
         rankings |= {name: rankings[name] + ranking for name, ranking in found.items()}
         open_ = [name for name, ranking in found.items() if len(ranking) >= more]
-    return Chosen(rankings, chosen.staged, fused, caps, held)
+    return Chosen(rankings, staged, fused, caps, held)
 
 
 def _ranked_on(one: Fused, before: Mapping[str, Sequence[object]]) -> Fused:

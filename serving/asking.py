@@ -136,11 +136,9 @@ class Asking:
         """What a blend asks every channel then: what it says of all candidates."""
         return {name: partial(one.scores, self.ask, keys) for name, one in self.sources.items()}
 
-    def beyond(
-        self, fused: Sequence[Fused], caps: Caps, held: HeldBack, names: Sequence[str], k: int
-    ) -> Asking:
-        """The same request for what could still join an answer: k more of each of some channels, none whose
-        value has no place left or that is held back.
+    def beyond(self, fused: Sequence[Fused], caps: Caps, held: HeldBack, k: int) -> Asking:
+        """The same request for what could still join an answer: k more of a channel, none whose value has no
+        place left or that is held back.
         """
         items = self.items.without(caps.closed())
         asked = replace(self.ask.without({one.key for one in fused} | held.keys), gone=items.gone)
@@ -152,8 +150,8 @@ class Asking:
             for name, one in self.channels.items()
         }
         every = sources_of(items, self.config, self.editorial, self.popular[0] if self.popular else None)
-        sources = {name: every[name] for name in names}
-        return replace(self, items=items, ask=asked, sources=sources, channels=channels, k=k, stages=())
+        sources = {name: every[name] for name in self.sources}  # a blend asks all of them about the new items
+        return replace(self, items=items, ask=asked, sources=sources, channels=channels, k=k)
 
 
 def ask(

@@ -145,3 +145,9 @@ class Staged:
             for rank, one in enumerate(ranked[keep:], keep)
         )
         return Staged(ranked + rest, {**self.scores, stage: by_key}, self.rejected + rejected)
+
+    def and_later(self, later: Staged) -> Staged:
+        """With what the stages made of items that came later: they stand behind, ordered among themselves."""
+        stages = dict.fromkeys([*self.scores, *later.scores])
+        scores = {name: {**self.scores.get(name, {}), **later.scores.get(name, {})} for name in stages}
+        return Staged(self.order + later.order, scores, self.rejected + later.rejected)

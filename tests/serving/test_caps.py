@@ -10,12 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.blend import Blend
+from models.item_signals import NAMES, SIGNALS
 from models.item_to_item import ItemToItemConfig
+from models.prerank import Prerank
+from serving.asking import Live
 from serving.audit import AuditCheck, AuditLog, read_audit
 from serving.caps import Caps
 from serving.channels.contract import Ask
 from serving.channels.same import ByValue, SameConfig, SameSource
 from serving.config import ServingConfig
+from serving.live_counts import LiveCounts
 from serving.recall import recall
 from serving.schema import RecallRequest
 from stream.change import Change
@@ -194,6 +198,52 @@ def test_no_caps_cost_no_candidates_and_full_values_are_not_asked_for_again(shop
     assert answered(caps={"author_id": 3})[1][0] == 40
     # Where few values exist, the rounds end with what is missing, not with the whole catalogue.
     assert answered(caps={"category": 1}) == (20, [40, 6])
+
+
+def test_later_rounds_go_through_the_stages(shop):
+    """Of 40 candidates 3 have a category's place; what comes then is ordered by the stages too."""
+    stages = {"prerank": {"model": "light", "candidates": 20}, "rank": {"model": "heavy", "candidates": 20}}
+
+    def answered(**more):
+        config = ServingConfig.model_validate({"models": ["m"], "caps": {"category": 1}, **more})
+        only = replace(shop.served, names=("m",))
+        asked = RecallRequest("u1", 20, explain=True)
+        return recall(only, asked, profile(CLICKS), NOW, "r", config=config).explain.items
+
+    def later(items):
+        return [one for one in items if one.found_by[0].channel == "m" and one.found_by[0].rank >= 40]
+
+    plain, staged = answered(), answered(**stages)
+    assert len(plain) == len(staged) == 20
+    assert len(later(plain)) >= 2
+    assert not any(one.stages for one in plain)
+    assert {one.id for one in later(staged)} <= {one.id for one in staged[-6:]}
+    numbers = [int(one.id[1:]) for one in later(staged)]
+    assert numbers == sorted(numbers)  # the last stage puts small ones first
+    assert [one.stages for one in later(staged)] == [{"prerank": n, "rank": -n} for n in numbers]
+
+
+def test_later_rounds_go_through_a_network_over_candidates(shop):
+    rng = np.random.default_rng(0)
+    channels = ("m", "n", "popularity")
+    width = 1 + 2 * len(channels) + SIGNALS
+    mean, w1, b1, w2 = (rng.normal(size=n).astype(np.float32) for n in ((width,), (6, width), (6,), (6,)))
+    network = Prerank(channels, NAMES, mean, np.full(width, 2, np.float32), w1, b1, w2)
+    given = {
+        "caps": {"category": 1},
+        "fusion": {"depth": 1},
+        "prerank": {"model": "candidates", "candidates": 20},
+        "channels": {"cf": {"users": "nobody"}},
+    }
+    config, live = ServingConfig.model_validate(given), Live(counts=LiveCounts())
+    asked = RecallRequest("u1", 23, explain=True)
+    snapshot = replace(shop.served, prerank=network)
+    answer = recall(snapshot, asked, profile(CLICKS), NOW, "r", config=config, live=live)
+    assert answer.degraded == []
+    later = [one for one in answer.explain.items if any(by.rank >= 46 for by in one.found_by)]
+    assert later
+    scores = [one.stages["prerank"] for one in later]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_same_author_channel(shop):
