@@ -110,6 +110,7 @@ class Config(BaseModel):
                 yield f"models.{name}.histories.{history}.length", further.length
         for name, channel in self.channels.items():
             yield f"channels.{name}.history_length", channel.history_length
+        yield "serving.exploration.below_events", self.serving.exploration.below_events
 
     def _kinds_read(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         for name, model in self.models.items():

@@ -1,4 +1,6 @@
-"""Counts of items in the store: of what is popular now, and of what was taken and shown, for the pre-rank."""
+"""Counts of items in the store: of what is popular now, and, for the pre-rank and exploration, of what was
+taken and shown.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ _KEEP, _TOP, _POLL_S = 5_000, 2_000, 0.5
 
 
 def counted(config: Config) -> dict[str, PopularNowConfig]:
-    """What is counted for the pre-rank network, by models.item_signals.PARTS; empty when it is off."""
-    if not config.update.prerank:
+    """What is counted for the pre-rank network and for exploration, by models.item_signals.PARTS; empty when
+    both are off.
+    """
+    if not (config.update.prerank or config.serving.exploration.below_events):
         return {}
     taken = {kind for model in config.models.values() for kind in model.positives}
     kinds = {"taken": taken, "shown": {*KINDS} - taken - {REJECT}}
@@ -57,8 +61,9 @@ def popular_reader(config: Config) -> PopularReader | None:
 
 
 def count_readers(config: Config) -> dict[str, PopularReader]:
-    """The reading ends of counted(), empty where no stage of the server reads them."""
-    if config.serving.prerank.model != CANDIDATES:
+    """The reading ends of counted(), empty where the server reads none."""
+    serving = config.serving
+    if serving.prerank.model != CANDIDATES and not serving.exploration.below_events:
         return {}
     url = resolved(config).redis.url
     return {

@@ -14,8 +14,10 @@ from typing import Any
 from serving.asking import Asking
 from serving.caps import Caps
 from serving.channels.contract import Ranking
+from serving.channels.names import EXPLORE
+from serving.exploration import Spread
 from serving.filters import HeldBack
-from serving.fusion import Fused, all_keys, blended, fuse
+from serving.fusion import Found, Fused, all_keys, blended, fuse
 from serving.places import admitted, placed
 from serving.stages import Rejected, Staged
 
@@ -52,6 +54,7 @@ class Chosen:
 Steps = Generator[Step, Mapping[str, Any], Chosen]
 Fusing = Generator[Step, Mapping[str, Any], list[Fused]]
 Staging = Generator[Step, Mapping[str, Any], Staged]
+Exploring = Generator[Step, Mapping[str, Any], tuple[Ranking, list[Fused]]]
 Answering = Generator[Step, Mapping[str, Any], dict[str, Ranking]]
 
 
@@ -61,11 +64,20 @@ def steps(asking: Asking) -> Steps:
     rankings = yield from _candidates(asking, list(asking.sources), held)
     merged = yield from _fused(asking, rankings, None if caps.most else asking.depth)
     staged = yield from _staged(asking, merged)
-    fused = placed(staged.order, asking.channels, rankings, k, caps)
-    chosen = Chosen(rankings, staged, fused, caps, held)
-    if caps.most and len(fused) < k:
+    drawn, explored = yield from _explored(asking, staged.order[:k], caps, held)
+    order, others = staged.order, rankings
+    if taken := {one.key for one in explored}:
+        order = [one for one in order if one.key not in taken]
+        others = {name: [one for one in ranking if one[0] not in taken] for name, ranking in rankings.items()}
+    fused = placed(order, asking.channels, others, k - len(explored), caps)
+    chosen = Chosen(rankings, staged, [*fused, *explored], caps, held)
+    if caps.most and len(chosen.fused) < k:
         chosen = yield from _refilled(asking, chosen)
-    return chosen
+    if asking.explore is None:
+        return chosen
+    fused = [one for one in chosen.fused if one.key not in taken]
+    spread = Spread(asking.explore.config.after, asking.explore.request_id).over(fused, explored)
+    return replace(chosen, rankings={**chosen.rankings, EXPLORE: drawn}, fused=spread)
 
 
 def run(steps: Steps) -> Chosen:
@@ -125,6 +137,30 @@ def _staged(asking: Asking, merged: list[Fused]) -> Staging:
         if name in ranked:
             staged = staged.then(name, stage.candidates, ranked[name], asking.keep(place))
     return staged
+
+
+def _explored(asking: Asking, first: Sequence[Fused], caps: Caps, held: HeldBack) -> Exploring:
+    """All that was drawn, and the best draws for the places that are explored, none of which the list would
+    have brought anyway. They come first under the caps.
+    """
+    drawn: Ranking = []
+    explored: list[Fused] = []
+    if asking.explore is None:
+        return drawn, explored
+    k, listed = asking.request.k, {one.key for one in first}
+    places, more = asking.explore.config.places(k), 2 * k
+    while len(explored) < places:
+        found = yield Step(asking.explore_call(asking.explore, more), asking.limits_s)
+        ranking = found.get(EXPLORE, [])
+        new = {key: rank for rank, (key, _) in enumerate(ranking) if rank >= len(drawn) and key not in listed}
+        out = held.among(new) if held else set()
+        chosen = caps.admit([key for key in new if key not in out], places - len(explored))
+        explored += [Fused(key, 0.0, (Found(EXPLORE, ranking[new[key]][1], new[key]),)) for key in chosen]
+        drawn = ranking or drawn
+        if len(ranking) < more:
+            break
+        more *= 2
+    return drawn, explored
 
 
 def _refilled(asking: Asking, chosen: Chosen) -> Steps:

@@ -11,7 +11,8 @@ from models.blend import Blend
 from serving.caps import Caps
 from serving.channels.contract import Ask, Ranking, Source
 from serving.channels.editorial import Lists
-from serving.channels.names import POPULAR_NOW, POPULARITY, SAME
+from serving.channels.explore import ExploreSource
+from serving.channels.names import EXPLORE, POPULAR_NOW, POPULARITY, SAME
 from serving.channels.of_snapshot import sources_of
 from serving.config import ServingConfig
 from serving.eligible import Eligible, eligible
@@ -20,7 +21,7 @@ from serving.fusion import Fused
 from serving.fusion_config import CANDIDATES, ChannelConfig, FusionConfig, SceneConfig, StageConfig
 from serving.live_counts import LiveCounts
 from serving.popular_now import PopularItems, PopularNow
-from serving.profile import Profile
+from serving.profile import NO_PROFILE, Profile
 from serving.schema import RecallRequest
 from serving.snapshot import Snapshot
 from serving.stages import PRERANK, RANK, CandidateRanker, ServedRanker
@@ -74,6 +75,8 @@ class Asking:
     popular_missing: str = ""
     seen: Sequence[BloomSeen] = ()
     """Filters that candidates are tested against."""
+    explore: ExploreSource | None = None
+    """Draws the items that are explored, for users with little history."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -100,7 +103,12 @@ class Asking:
     def degraded(self) -> list[str]:
         """What had to be done without before any channel was asked."""
         instead = f"channel {POPULAR_NOW}: the version's popularity instead: {self.popular_missing}"
-        return [*self.missing, *([instead] if self.popular_missing else [])]
+        drawn = f"channel {EXPLORE}: drawn from new items alone: no counts of items: "
+        return [
+            *self.missing,
+            *([instead] if self.popular_missing else []),
+            *([drawn + self.explore.missing] if self.explore and self.explore.missing else []),
+        ]
 
     @property
     def caps(self) -> Caps:
@@ -124,6 +132,10 @@ class Asking:
             )
             for name, k in wanted.items()
         }
+
+    def explore_call(self, source: ExploreSource, k: int) -> dict[str, Callable[[], Ranking]]:
+        """What is asked of the channel explore."""
+        return {EXPLORE: partial(source.candidates, self.ask, k)}
 
     def stage_call(self, place: int, order: Sequence[Fused]) -> Callable[[], Float32Array]:
         """What the ranker of a stage is asked."""
@@ -162,8 +174,11 @@ def ask(
     config: ServingConfig = _CONFIG,
     editorial: Lists | None = None,
     live: Live = NOT_FOLLOWED,
+    request_id: str = "",
 ) -> Asking:
-    """What the channels are asked. Raises BadRequest for an ID that is none."""
+    """What the channels are asked. request_id: what is drawn depends on it. Raises BadRequest for an ID that
+    is none.
+    """
     user = key_text(request.user_id, "$.user_id")
     exclude = {key_text(item, f"$.exclude[{at}]") for at, item in enumerate(request.exclude)}
     filters = barred(config.filters, profile, ts_ms, exclude, request.exclude_seen)
@@ -181,7 +196,7 @@ def ask(
     popular = live.popular.of(request.context) if live.popular else []
     every = sources_of(items, config, lists, popular[0] if popular else None)
     sources = _chosen(snapshot, every, channels, cold)
-    given = {name: channels[name].timeout_ms if name in channels else None for name in sources}
+    given = {name: channels[name].timeout_ms if name in channels else None for name in (*sources, EXPLORE)}
     limits_s = {name: (limit or config.channel_timeout_ms) / 1000 for name, limit in given.items()}
     asking = Asking(
         items,
@@ -204,10 +219,18 @@ def ask(
     )
     stages, missing = _stages(asking, live.counts)
     tested = [one for one in profile.seen if isinstance(one, BloomSeen) and one.generations]
-    asking = replace(asking, stages=stages, missing=missing, seen=tested)
+    explore = None
+    if profile is not NO_PROFILE and _is_new(profile, ts_ms, config.exploration.below_events):
+        fresh = items.snapshot.fresh
+        explore = ExploreSource(config.exploration, fresh, live.counts, request_id, ts_ms)
+    asking = replace(asking, stages=stages, missing=missing, seen=tested, explore=explore)
     deep = asking.blend is not None or asking.fusion.method in ("rrf", "weighted")
     spare = 2 if asking.caps.most else 1  # caps turn some away; more are asked for where that is too few
     return replace(asking, k=max(spare * asking.depth, asking.fusion.depth if deep else 0))
+
+
+def _is_new(profile: Profile, ts_ms: int, below_events: int) -> bool:
+    return sum(entry.ts_ms <= ts_ms for entry in profile.history) < below_events
 
 
 def _stages(

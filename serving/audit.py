@@ -27,7 +27,7 @@ from models.moments import Moments
 from models.neighbour_rows import NeighbourRows
 from models.registry import Registry
 from serving.channels.moment import moment_of
-from serving.channels.names import EDITORIAL, FRESH, OWN_ITEMS, POPULAR_NOW, POPULARITY, SAME
+from serving.channels.names import EDITORIAL, EXPLORE, FRESH, OWN_ITEMS, POPULAR_NOW, POPULARITY, SAME
 from serving.profile import Profile
 from serving.schema import RecallAnswer, RecallRequest
 from serving.snapshot import ITEM_TABLE
@@ -153,7 +153,9 @@ class AuditCheck:
         asked: dict[str, _Asked] = {}
         worst, mixed = 0.0, ""
         for item in answer.items:
-            if item.channel in (OWN_ITEMS, EDITORIAL, FRESH, POPULAR_NOW) or item.channel.startswith(SAME):
+            if item.channel in (OWN_ITEMS, EDITORIAL, FRESH, POPULAR_NOW, EXPLORE) or item.channel.startswith(
+                SAME
+            ):
                 continue  # they read no file of a version: profile, editors' lists, catalogue, store
             key = encode_id(item.id)
             if item.channel == POPULARITY:

@@ -25,10 +25,10 @@ class Caps:
         self._taken: dict[str, Counter[int]] = {name: Counter() for name in self.most}
         self._codes: dict[str, dict[str, int]] = {}
 
-    def fresh(self) -> Caps:
-        """The same caps for an answer that is still empty."""
+    def trial(self) -> Caps:
+        """The places that are left, to try something with."""
         made = Caps(self.most, self._attributes)
-        made._codes = self._codes
+        made._codes, made._taken = self._codes, {name: taken.copy() for name, taken in self._taken.items()}
         return made
 
     def admit(self, keys: Iterable[str], k: int) -> list[str]:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from serving.channels.own import OwnItemsConfig
 from serving.channels.same import SameConfig
+from serving.exploration import ExplorationConfig
 from serving.filters import AttributeRules, FilterConfig
 from serving.fusion_config import CANDIDATES, ChannelConfig, FusionConfig, SceneConfig, StageConfig
 
@@ -53,6 +54,9 @@ class ServingConfig(BaseModel):
         ge=0,
         description="Items that a stage turned down, sent to the stream per answer and stage, spread over "
         'the ranks: hard negatives for models with hard_negatives = ["rejects"]. 0 = none.',
+    )
+    exploration: ExplorationConfig = Field(
+        ExplorationConfig(), description="Places for the channel explore, for users with little history."
     )
     filters: FilterConfig = Field(FilterConfig(), description="What is left out of every answer.")
     caps: dict[str, NonNegativeInt] = Field(

@@ -99,11 +99,12 @@ class Api:
         snapshot, served = self.snapshot(), self.swapper.served
         ts_ms = body.ts_ms or self._moment_ms(snapshot, profile)
         live = Live(served.popular, served.counts)
-        asking = ask(snapshot, body, profile, ts_ms, self.config, self._editorial.lists(), live)
+        request_id, lists = uuid.uuid4().hex, self._editorial.lists()
+        asking = ask(snapshot, body, profile, ts_ms, self.config, lists, live, request_id)
         if asking.popular_missing:
             self.metrics.popular_fallbacks.inc()
         chosen, missing = await self._chosen(asking)
-        answered = answer(asking, chosen, uuid.uuid4().hex, [*degraded, *missing])
+        answered = answer(asking, chosen, request_id, [*degraded, *missing])
         if sent := spread(chosen.turned_down, self.config.rejects_per_answer):
             self.rejects.send(reject_events(body, ts_ms, answered, sent))
         if not profile.history:

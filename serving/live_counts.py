@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from models.arrays import Float32Array
+from models.arrays import Float32Array, Float64Array
 from models.item_signals import HALF_LIVES_H, PARTS, SIGNALS
 from serving.popular_now import PopularReader
 from serving.store_follower import StoreFollower
@@ -45,6 +46,17 @@ class LiveCounts:
                 since_ms = one.landmark_ms - newest_ms
                 counts[rows, column] = np.array(one.sums) * np.exp2(since_ms / half_life_ms)
         return cls(places, np.log1p(counts).astype(np.float32))
+
+    @cached_property
+    def outcomes(self) -> tuple[list[str], Float64Array, Float64Array]:
+        """Items that were met, how often each was taken, and how often it was shown and not taken (decayed by
+        the longest half-life; float64[n] both).
+        """
+        last = len(HALF_LIVES_H) - 1
+        taken, shown = (
+            np.expm1(self.values[:-1, at * len(HALF_LIVES_H) + last].astype(np.float64)) for at in (0, 1)
+        )
+        return list(self.places), taken, np.maximum(shown - taken, 0.0)
 
     def signals(self, keys: Sequence[str]) -> Float32Array:
         """float32[N, S] of items by key text."""

@@ -34,8 +34,8 @@ def placed(
     owed = {name: channels[name].guaranteed for name in rankings if name in channels}
     if not any(owed.values()):
         return admitted(fused, k, caps)
-    listed = {one.key for one in admitted(fused, k, caps.fresh())}
-    held, joined = _reserved(owed, rankings, listed, caps.fresh())
+    listed = {one.key for one in admitted(fused, k, caps.trial())}
+    held, joined = _reserved(owed, rankings, listed, caps.trial())
     caps.admit([*held, *joined], len(held) + len(joined))
     room = max(k - len(held) - len(joined), 0)
     rest = [one for one in fused if one.key not in held and one.key not in joined]

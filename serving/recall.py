@@ -39,7 +39,7 @@ def recall(
 
     ts_ms: moment of the request. Raises BadRequest for an ID that is none.
     """
-    asking = ask(snapshot, request, profile, ts_ms, config, editorial, live)
+    asking = ask(snapshot, request, profile, ts_ms, config, editorial, live, request_id)
     return answered(asking, request_id, degraded)[0]
 
 

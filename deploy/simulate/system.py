@@ -106,7 +106,9 @@ class System:
             why = self.swapper.last_refusal or f"the first full retrain is that of {self.first_ms}"
             raise NothingServed(f"request {request_id}: expected a bundle, got none: {why}")
         request = RecallRequest(user_id=user, k=k, context=dict(context))
-        answer, rejected = answered(ask(snapshot, request, profile, ts_ms, self.config.serving), request_id)
+        answer, rejected = answered(
+            ask(snapshot, request, profile, ts_ms, self.config.serving, request_id=request_id), request_id
+        )
         if turned_down := spread(rejected, self.config.serving.rejects_per_answer):
             self._rejects += reject_events(request, ts_ms, answer, turned_down)
         return [int(item.id) for item in answer.items]
