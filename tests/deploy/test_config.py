@@ -75,7 +75,7 @@ def test_the_pre_rank_over_all_candidates_has_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"models": {"same_author": {}}}, "popularity, popular_now, own_items, editorial, fresh or same_"),
+        ({"models": {"same_author": {}}}, "own_items, editorial, fresh, explore or same_"),
         ({"serving": {"channels": {"same_author": {}}}}, "[models], [channels] or [serving.same]"),
         ({"serving": {"same": {"author": {"kinds": ["collect"]}}}}, "same.author.kinds: ['collect'] are"),
         ({"serving": {"caps": {"author": -1}}}, "greater than or equal to 0"),
@@ -150,3 +150,14 @@ def test_systems_that_share_a_store_have_pointers_of_their_own(tmp_path: Path) -
     text = {"data_dir": tmp_path, "redis.url": "redis://c:3/1", "profiles.prefix": "other"}
     assert pointer(load(Config, None, text, {})).name == "other:pointer"
     assert pointer(load(Config, None, {"redis.url": "redis://c:3/1"}, {})).name == "freshrecall:pointer"
+
+
+def test_seen_sets_and_exploration_are_checked():
+    bought = {"bought": {"kinds": ["purchase"]}}
+    assert Config.model_validate({"seen": bought}).seen["bought"].store == "exact"
+    for given, expected in (
+        ({"seen": {"a:b": bought["bought"]}}, "seen: expected names of letters"),
+        ({"serving": {"exploration": {"below_events": 500}}}, "at most profiles.history_length"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            Config.model_validate(given)
