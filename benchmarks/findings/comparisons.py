@@ -73,11 +73,12 @@ def pairs_of(experiments: Iterable[Experiment]) -> list[Pair]:
                 Pair(
                     "variant",
                     one.data,
-                    Side(base.name, strategy, base.contestant),
-                    Side(one.name, strategy, channel),
+                    Side(base.name, strategy, before),
+                    Side(one.name, strategy, after),
                 )
                 for strategy in one.strategies
                 if strategy in base.strategies
+                for before, after in zip(base.contestants, one.contestants, strict=True)
             ]
         if channel == FUSED:
             pairs += [

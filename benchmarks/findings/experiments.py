@@ -37,7 +37,8 @@ class Experiment:
 
     name: "group/variant". changes: dotted key -> value over the base file of the data set. without: feature
     sources or features left out. against: the experiment of the same data set that this is a variant of.
-    shown: the channel that is compared, "" = the first one.
+    shown: the channel that is compared, "" = the first one; compared: several, each with that of the base in
+    its place. rejects: the stage whose rejects go back.
     """
 
     name: str
@@ -51,11 +52,18 @@ class Experiment:
     sample: int = 20_000
     against: str = ""
     shown: str = ""
+    compared: tuple[str, ...] = ()
+    rejects: str = ""
 
     @property
     def contestant(self) -> str:
         """The channel that is compared."""
-        return self.shown or self.channels[0]
+        return self.contestants[0]
+
+    @property
+    def contestants(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.compared or (self.shown or self.channels[0],)
 
     @property
     def group(self) -> str:
@@ -136,6 +144,7 @@ def _all(data: str) -> tuple[Experiment, ...]:
         Experiment("claims/without counts", data, strategies=UPDATES, changes=NO_COUNTS),
         *_fused(data),
         *_prerank(data),
+        *_rejects(data),
         *_intervals(data),
         *_hourly_steps(data),
         *_training(data),
@@ -164,6 +173,29 @@ def _prerank(data: str) -> tuple[Experiment, ...]:
             "prerank/after it", data, STAGED, (SHOWN,), seeds=SEEDS, against=FUSED_RUN, shown="prerank"
         ),
     )
+
+
+def _rejects(data: str) -> tuple[Experiment, ...]:
+    """What the pre-rank turns down as hard negatives of the model before it, beside the model's own middle
+    ranks: so many of each row for a softmax, a mix with easy ones for losses row by row.
+    """
+    sizes = {f"{n} a row": {"hard_per_row": n} for n in (2, 10)}
+    mixes = {f"{easy} easy to 1": {"hard_mix": [easy, 1]} for easy in (100, 10, 1)}
+    found = []
+    for model, amounts in (("two_tower", sizes), ("ebr", mixes)):
+        none = Experiment(
+            f"rejects/{model}, none", data,
+            (model, "item_cf", "swing", "popularity", "own_items", "fused", "prerank"), (SHOWN,),
+            changes={f"models.{model}.hard_negatives": []}, compared=(model, "fused", "prerank"),
+        )  # fmt: skip
+        found.append(none)
+        for source, stage in (("rejects", "prerank"), ("offline", "")):
+            for amount, setting in amounts.items():
+                change = {"hard_negatives": [source], **setting}
+                changes = {f"models.{model}.{key}": value for key, value in change.items()}
+                name = f"rejects/{model}, {source}, {amount}"
+                found.append(replace(none, name=name, changes=changes, against=none.name, rejects=stage))
+    return tuple(found)
 
 
 def _intervals(data: str) -> tuple[Experiment, ...]:

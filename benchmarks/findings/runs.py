@@ -66,6 +66,7 @@ def run_of(experiment: Experiment, seed: int, data: DataSet, root: Path, limits:
         "--strategies", ",".join(experiment.strategies), "--channels", ",".join(experiment.channels),
         "--scope", "all,new", "--sample", str(sample), "--seed", "7", "--interval", experiment.interval,
         "--day-timezone", data.day_timezone, "--training-seed", str(seed),
+        *(["--rejects", experiment.rejects] if experiment.rejects else []),
     ]  # fmt: skip
     content = configuration.content(made, experiment.channels)
     named = json.dumps([CODE, data.sha256, arguments, content], sort_keys=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.backtest.moment_signals import BlockSignals, MomentSignals
+from deploy.backtest.rejects import RejectLog
 from deploy.backtest.settings import FUSED, PRERANK
 from deploy.backtest.targets import History, Targets
 from models.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
@@ -60,7 +61,9 @@ def _nothing(kept: Int64Array, k: int) -> Ranked:
 
 
 class FusedChannel:
-    """One blend per strategy, over the same channels; with `signals` a pre-rank network of each as well."""
+    """One blend per strategy, over the same channels; with `signals` a pre-rank network of each as well,
+    and with `rejects` what that turns down is noted there.
+    """
 
     def __init__(
         self,
@@ -69,9 +72,10 @@ class FusedChannel:
         k: int,
         seed: int,
         signals: MomentSignals | None = None,
+        rejects: RejectLog | None = None,
     ) -> None:
         self._channels, self._targets, self._k, self._seed = tuple(channels), targets, k, seed
-        self._signals = signals
+        self._signals, self._rejects = signals, rejects
         self._blends: dict[str, Blend] = {}
         self._preranks: dict[str, Prerank | None] = {}
         self._rows: dict[str, BlendRows] = {}
@@ -110,11 +114,13 @@ class FusedChannel:
     def answer(
         self, strategy: str, said: Sequence[Said], rows: Int64Array, history: History, unseen: BoolArray,
         learn: BoolArray, scope: str, known: BlockSignals | None = None,
+        rejecting: BoolArray | None = None,
     ) -> dict[str, Ranked]:  # fmt: skip
         """By channel, as Replay has it of any: the rows of the block that count in the scope, their ranks
         (inf = no channel brought the target up) and lists of item codes.
 
-        learn: rows that the next fit takes (scope all); known: of the block, for a pre-rank network.
+        learn: rows that the next fit takes (scope all); known: of the block, for a pre-rank network;
+        rejecting: rows of which is noted what the network does not put among the first k (scope all).
         """
         kept = np.arange(len(rows)) if scope == "all" else np.flatnonzero(unseen)
         blend, prerank = self._blend(strategy), self._preranks.get(strategy)
@@ -139,7 +145,10 @@ class FusedChannel:
                 ordered = np.arange(len(codes), 0, -1).astype(np.float32)[np.argsort(order)]
                 if prerank and len(first):
                     inputs = prerank_inputs(values[first], features[first], signals[first])
-                    ordered[first[np.argsort(-prerank.values(inputs), kind="stable")]] = ordered[first]
+                    network = prerank.values(inputs)
+                    ordered[first[np.argsort(-network, kind="stable")]] = ordered[first]
+                    if self._rejects and rejecting is not None and scope == "all" and rejecting[row]:
+                        self._rejects.take(strategy, int(rows[row]), codes[first], network, self._k)
                 again = np.argsort(-ordered, kind="stable")
                 found[PRERANK].put(at, codes, ordered, again, place)
         return found

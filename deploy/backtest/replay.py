@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from deploy.backtest.observer import Block, Observer
 from deploy.backtest.plan import Step
 from deploy.backtest.plan import steps as cut_steps
 from deploy.backtest.ranking import ranked
+from deploy.backtest.rejects import RejectLog
 from deploy.backtest.served import Items, Served
 from deploy.backtest.settings import FUSED, PRERANK, Settings
 from deploy.backtest.snapshot import Snapshot
@@ -61,10 +62,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Roles:
-    """What the rows of a block are for, bool[n]: asked ones are shown, blends are fitted to learned ones."""
+    """What the rows of a block are for, bool[n]: asked ones are shown, blends are fitted to learned ones,
+    rejects of rejecting ones go back.
+    """
 
     asked: BoolArray
     learned: BoolArray
+    rejecting: BoolArray
 
 
 _Found = tuple[str, str, int, Int64Array, Float64Array, Int32Array]
@@ -111,7 +115,11 @@ class Replay:
             sides = recipe.affinity_counts.sides
             self._signals = MomentSignals(self.stream.events, self.targets, recipe.positives, sides)
         seed = self.settings.shuffle_seed
-        self.fused = FusedChannel(self.settings.blended, self.targets, self.k, seed, self._signals)
+        back = self.settings.rejects
+        self.rejects = None if back is None else RejectLog(self.targets, back)
+        self.fused = FusedChannel(
+            self.settings.blended, self.targets, self.k, seed, self._signals, self.rejects
+        )
 
     def run(
         self, steps: Sequence[Step], rows: Int64Array, progress: Progress = lambda what, done, of: None
@@ -124,25 +132,26 @@ class Replay:
         chains = self._chains()
         of_ms = steps[-1].end_ms - start_ms
         progress("first full retrain", 0, of_ms)
-        versions = self._retrained(chains, before, start_ms)
+        versions = self._retrained(chains, None, start_ms)
         with _Timed(self.seconds, "moments"):
             observer = Observer(self.settings.recipe, self.targets, self.settings.interval_ms)
             observer.observe(before, self.catalogue)
         served = [
-            Served(s, self.settings.recipe, self.targets, versions[s.shuffled]) for s in self.strategies
+            Served(s, self.settings.recipe, self.targets, versions[self._lineage(s)]) for s in self.strategies
         ]
         for day in days:
             bounds = (day[0].start_ms, day[-1].end_ms)
             learned = self.fused.rows_of_day(*bounds) if self.settings.blended else rows[:0]
+            rejecting = self.rejects.rows_of_day(*bounds) if self.rejects else rows[:0]
             with _Timed(self.seconds, "moments"):
-                asked = np.union1d(self._within(rows, *bounds), learned)
+                asked = np.union1d(np.union1d(self._within(rows, *bounds), learned), rejecting)
                 observer.take(self.stream.between(*bounds), self.catalogue, asked)
             for step in day:
                 progress("replay", step.start_ms - start_ms, of_ms)
                 with _Timed(self.seconds, "moments"):
                     blocks = observer.blocks(self._within(asked, step.start_ms, step.end_ms))
                 for block in blocks:
-                    roles = _Roles(np.isin(block.rows, rows), np.isin(block.rows, learned))
+                    roles = _Roles(*(np.isin(block.rows, some) for some in (rows, learned, rejecting)))
                     yield from self._asked(served, block, step, roles)
                 if step is not steps[-1]:
                     self._advance(served, step)
@@ -151,12 +160,15 @@ class Replay:
                 progress("full retrain", bounds[1] - start_ms, of_ms)
                 if begins:  # as if there had been no lead
                     chains = self._chains()
-                since_ms = None if begins else bounds[0]
-                versions = self._retrained(chains, self.stream.between(since_ms, bounds[1]), bounds[1])
                 renewed = [one for one in served if one.strategy.daily or begins]
+                wanted = {self._lineage(one.strategy) for one in renewed}
+                read = {name: chain for name, chain in chains.items() if name in wanted}
+                versions = self._retrained(read, None if begins else bounds[0], bounds[1])
+                if self.rejects and bounds[1] >= steps[0].start_ms:  # those of the lead are read again
+                    self.rejects.forget(bounds[1])
                 for one in renewed:
                     with _Timed(self.seconds, one.strategy.name):
-                        one.hand_over(versions[one.strategy.shuffled])
+                        one.hand_over(versions[self._lineage(one.strategy)])
                 with _Timed(self.seconds, FUSED):
                     self.fused.fit([one.strategy.name for one in renewed])
         progress("replay", of_ms, of_ms)
@@ -170,20 +182,31 @@ class Replay:
             return []
         return cut_steps(lead_ms, start_ms, self.settings.interval_ms, self.settings.day_timezone)
 
-    def _chains(self) -> dict[bool, _Chain]:
+    def _lineage(self, strategy: Strategy) -> str:
+        """Whose chain a strategy's versions come from: where rejects go back, every one has its own."""
+        return strategy.name if self.rejects else ("shuffled" if strategy.shuffled else "ordered")
+
+    def _chains(self) -> dict[str, _Chain]:
         seed = self.settings.shuffle_seed
         orders: dict[bool, Callable[[int], SampleOrder]] = {
             True: lambda run: Shuffled(seed, run),
             False: lambda run: in_time_order,
         }
-        wanted = {strategy.shuffled for strategy in self.strategies}
-        return {shuffled: _Chain(self.settings.recipe, orders[shuffled]) for shuffled in sorted(wanted)}
+        wanted = {self._lineage(strategy): orders[strategy.shuffled] for strategy in self.strategies}
+        return {name: _Chain(self.settings.recipe, order) for name, order in sorted(wanted.items())}
 
-    def _retrained(self, chains: dict[bool, _Chain], events: pa.Table, end_ms: int) -> dict[bool, Snapshot]:
+    def _retrained(
+        self, chains: Mapping[str, _Chain], start_ms: int | None, end_ms: int
+    ) -> dict[str, Snapshot]:
+        """New versions by lineage, of what happened since start_ms, and of what the lineage's own strategy
+        turned down.
+        """
+        events, found = self.stream.between(start_ms, end_ms), {}
         with _Timed(self.seconds, "full retrains"):
-            return {
-                shuffled: chain.retrain(events, self.catalogue, end_ms) for shuffled, chain in chains.items()
-            }
+            for name, chain in chains.items():
+                told = self.rejects.joined(name, events, start_ms, end_ms) if self.rejects else events
+                found[name] = chain.retrain(told, self.catalogue, end_ms)
+        return found
 
     def _advance(self, served: Sequence[Served], step: Step) -> None:
         events = self.stream.between(step.start_ms, step.end_ms)
@@ -202,6 +225,9 @@ class Replay:
         target = self.targets.item[block.rows]
         again = np.zeros(len(block.rows), bool)
         again[holder[history.items == target[holder]]] = True
+        rejecting = roles.rejecting
+        if self.rejects:
+            rejecting = rejecting & self.rejects.as_of_request(block.rows, history, step.start_ms)
         for one in served:
             said: list[Said] = []
             found: list[_Found] = []
@@ -225,8 +251,9 @@ class Replay:
                         known = self._signals.block(one.affinities, moments, block.rows)
                     for scope in dict.fromkeys(["all", *self.scopes]):
                         answers = self.fused.answer(
-                            one.strategy.name, said, block.rows, history, ~again, roles.learned, scope, known
-                        )
+                            one.strategy.name, said, block.rows, history, ~again & roles.asked,
+                            roles.learned, scope, known, rejecting,
+                        )  # fmt: skip
                         items_in_all = max(len(one_said.codes) for one_said in said)
                         found += [
                             (name, scope, items_in_all, order.kept, order.rank, order.best)

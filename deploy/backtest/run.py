@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from deploy.backtest.plan import steps
 from deploy.backtest.predictions import PredictionFile
 from deploy.backtest.replay import SCOPES, Progress, Replay
 from deploy.backtest.report import write_report
-from deploy.backtest.settings import Settings, settings_of
+from deploy.backtest.settings import RejectsAsked, Settings, settings_of
 from deploy.backtest.targets import Targets, targets_of
 from deploy.datasets import read_events
 from deploy.errors import StartError
@@ -52,6 +52,8 @@ class Question:
     day_timezone: str | None = None
     interval: str | None = None
     training_seed: int | None = None
+    rejects: str | None = None
+    rejects_a_day: int = 5000
 
 
 def backtest(question: Question, progress: Progress = lambda what, done, of: None) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def backtest(question: Question, progress: Progress = lambda what, done, of: Non
     settings = settings_of(
         question.config, question.channels, question.positives, catalogue, before,
         question.day_timezone, question.interval, question.training_seed,
+        RejectsAsked(question.rejects, question.rejects_a_day, question.seed) if question.rejects else None,
     )  # fmt: skip
     torch.set_num_threads(settings.threads)
     cut = steps(question.start_ms, end_ms, settings.interval_ms, settings.day_timezone)
@@ -137,6 +140,7 @@ def _learned(settings: Settings) -> dict[str, Any]:
         "popularity_half_life_ms": settings.recipe.popularity_half_life_ms,
         "models": {name: model.model_dump(mode="json") for name, model in settings.recipe.models.items()},
         **({"blended": list(settings.blended)} if settings.blended else {}),
+        **({"rejects": asdict(settings.rejects)} if settings.rejects else {}),
         "features": [feature.model_dump(mode="json") for feature in settings.recipe.features],
     }
 

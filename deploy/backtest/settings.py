@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -29,9 +29,29 @@ _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 @dataclass(frozen=True)
+class RejectsAsked:
+    """Whose rejects are to go back, of how many requests a day, and the seed that chooses them."""
+
+    stage: str
+    requests_a_day: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class RejectsBack:
+    """What the pre-rank turns down goes back as events: at most `per_request` items of a request, of at most
+    `requests_a_day` requests, which the seed chooses.
+    """
+
+    per_request: int
+    requests_a_day: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Settings:
     """What is learned and by which clock. channels: those that are shown; blended: those that make up
-    `fused` and `prerank`, empty where neither is asked for.
+    `fused` and `prerank`, empty where neither is asked for; rejects: None = none go back.
     """
 
     recipe: Recipe
@@ -41,6 +61,7 @@ class Settings:
     interval_ms: int
     shuffle_seed: int
     threads: int
+    rejects: RejectsBack | None = None
 
 
 def interval_of(text: str) -> int:
@@ -60,13 +81,14 @@ def settings_of(
     day_timezone: str | None = None,
     interval: str | None = None,
     training_seed: int | None = None,
+    rejects: RejectsAsked | None = None,
 ) -> Settings:
     """Settings of the channels asked for. Models learn from the kinds that are targets.
 
     Without a file (also no ./freshrecall.toml) features and the settings of models come from the tables
     (deploy/backtest/derived.py; before: events before the start). A channel that the configuration has no
     model for is one of the kind it is named after.
-    Raises ConfigError, and StartError for an unknown channel.
+    Raises ConfigError, and StartError for an unknown channel or rejects that nobody makes or reads.
     """
     config = load(Config, file)
     zone = day_timezone or config.schedule.day_timezone
@@ -108,7 +130,26 @@ def settings_of(
         interval_ms=config.archive.interval_ms if interval is None else interval_of(interval),
         shuffle_seed=config.update.seed if training_seed is None else training_seed,
         threads=config.update.retrain_threads,
+        rejects=None if rejects is None else _rejects_back(rejects, channels, models, config),
     )
+
+
+def _rejects_back(
+    asked: RejectsAsked, channels: Sequence[str], models: Mapping[str, ModelConfig], config: Config
+) -> RejectsBack:
+    if asked.stage != PRERANK or PRERANK not in channels:
+        raise StartError(
+            f"rejects: expected {PRERANK}, and the channel {PRERANK} among the channels, got {asked.stage!r} "
+            f"and {', '.join(channels)}"
+        )
+    if asked.requests_a_day < 1:
+        raise StartError(f"rejects: expected at least one request a day, got {asked.requests_a_day}")
+    if not any("rejects" in model.hard_negatives for model in models.values()):
+        named = ", ".join(models) or "no model"
+        raise StartError(
+            f'rejects: expected a model that reads them (hard_negatives = ["rejects"]), got {named} without'
+        )
+    return RejectsBack(config.serving.rejects_per_answer, asked.requests_a_day, asked.seed)
 
 
 def _blended(channels: Sequence[str], config: Config) -> tuple[str, ...]:

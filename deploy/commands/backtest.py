@@ -45,6 +45,13 @@ def run(
     training_seed: Annotated[
         int | None, typer.Option(help="Seed of initial weights and shuffles; default the configuration's.")
     ] = None,
+    rejects: Annotated[
+        str | None,
+        typer.Option(help="prerank: what it turns down goes back, hard negatives of the next full retrain."),
+    ] = None,
+    rejects_a_day: Annotated[
+        int, typer.Option(min=1, help="Requests of a day whose rejects go back at most, chosen by hash.")
+    ] = 5000,
     config: ConfigFile = None,
 ) -> None:
     """Replay past events in event time, test first, then train, and compare update strategies.
@@ -67,6 +74,7 @@ def run(
     question = Question(
         events, names(positives), start_ms, out, items, users, end_ms, names(strategies), names(channels),
         names(scope), k, sample, seed, config, day_timezone, interval, training_seed,
+        rejects, rejects_a_day,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
