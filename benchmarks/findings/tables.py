@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from benchmarks import pages
@@ -178,17 +179,18 @@ def variants(data: Results, group: str) -> str:
 
 def _rows(data: Results, one: Experiment) -> Iterator[tuple[str, ...]]:
     base = next((base for base in EXPERIMENTS if (base.data, base.name) == (one.data, one.against)), None)
-    for strategy in one.strategies:
+    for strategy, (at, channel) in product(one.strategies, enumerate(one.contestants)):
         means = [
-            figures.mean(figures.figures(data, one.data, one.name, strategy, one.contestant, scope))
+            figures.mean(figures.figures(data, one.data, one.name, strategy, channel, scope))
             for scope in SCOPES
         ]
         gains = ["", ""]
         if base:
-            sides = ((base.name, strategy, base.contestant), (one.name, strategy, one.contestant))
+            sides = ((base.name, strategy, base.contestants[at]), (one.name, strategy, channel))
             records = [figures.compared(data, "variant", one.data, *sides, scope) for scope in SCOPES]
             gains = [figures.change(record) for record in records]
-        yield (one.variant, strategy, *means, *gains)
+        named = f"{one.variant}: {channel}" if one.compared else one.variant
+        yield (named, strategy, *means, *gains)
 
 
 def prerank(data: Results) -> str:

@@ -102,8 +102,10 @@ def test_key_follows_what_figures_depend_on_and_nothing_else(data: DataSet, tmp_
 
     assert key(one) == key(one) == key(replace(one, name="losses/softmax"))  # another name, the same run
     assert key(one) == key(replace(one, changes={"models.two_tower.loss": "softmax"}))  # its default
+    assert key(one) == key(replace(one, compared=("two_tower",)))  # what is shown of it
     others = [
         key(one, seed=1),
+        key(replace(one, rejects="prerank")),
         key(one, limits=Limits(sample=5)),
         key(replace(one, sample=10)),
         key(replace(one, changes={"models.two_tower.loss": "nce"})),
@@ -344,6 +346,20 @@ def test_every_pair_of_the_grid_is_of_known_experiments() -> None:
             one = known[pair.data, side.experiment]
             assert side.strategy in one.strategies
             assert side.channel in one.channels
+
+
+def test_a_group_may_compare_several_channels() -> None:
+    declared = chosen(("rejects/ebr, none", "rejects/ebr, rejects, 10 easy to 1"))
+    sides = [(pair.a, pair.b) for pair in pairs_of(declared)]
+    assert [(a.channel, b.channel) for a, b in sides] == [(name, name) for name in declared[0].compared]
+    assert {(a.experiment, b.experiment) for a, b in sides} == {tuple(one.name for one in declared)}
+    run = {"data": KUAIRAND, "name": declared[0].name, "figures": {SHOWN: {}}}
+    for name in declared[0].compared:
+        value = {"mean": 0.5, "low": 0.4, "high": 0.6}
+        run["figures"][SHOWN][name] = {scope: {"recall@50": value} for scope in ("all", "new")}
+    page = tables.variants({"runs": [run], "comparisons": [], "failed": []}, "rejects")
+    for name in declared[0].compared:
+        assert f"| ebr, none: {name} | {SHOWN} | 0.5000 [0.4000, 0.6000] |" in page
 
 
 def test_pages_are_current() -> None:
