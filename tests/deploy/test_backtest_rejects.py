@@ -14,17 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.backtest.events import event_stream
-from deploy.backtest.fused import FusedChannel
-from deploy.backtest.moment_signals import MomentSignals
 from deploy.backtest.rejects import RejectLog, turned_down
 from deploy.backtest.run import backtest
 from deploy.backtest.settings import RejectsBack
 from deploy.backtest.targets import Targets, targets_of
 from deploy.errors import StartError
-from models.blend import Blend, blend_features
-from models.blend_candidates import Said
-from models.item_signals import SIGNALS
-from models.prerank import Prerank, prerank_inputs
 from models.reject_events import rejects_among
 from serving.fusion import Fused
 from serving.stages import Staged, spread
@@ -57,44 +51,6 @@ def test_it_names_what_the_server_would(values: list[int], keep: int, most: int)
     places, ranks = turned_down(scores, keep, most)
     found = [(str(at), rank, float(scores[at])) for at, rank in zip(places, ranks.tolist(), strict=True)]
     assert found == by_the_server(scores, keep, most)
-
-
-def test_rejects_of_the_channel_are_the_servers_over_the_same_candidates() -> None:
-    rng = np.random.default_rng(7)
-    targets, events = table_targets(), event_stream(event_table()).events
-    rows = np.sort(rng.choice(np.arange(200, len(targets)), 5, replace=False))
-    items = np.arange(len(targets.item_keys))
-    said = [Said(items, rng.normal(size=(5, len(items))).astype(np.float32)) for _ in "ab"]
-    signals, log = MomentSignals(events, targets, POSITIVES), RejectLog(targets, BACK)
-    channel = FusedChannel(("a", "b"), targets, 7, 0, signals, log)
-    blend = channel._blends["s"] = Blend(("a", "b"), rng.normal(size=4).astype(np.float32))
-    asked = ("s", said, rows, targets.before(rows), np.ones(5, bool), np.zeros(5, bool), "all")
-    rejecting = np.array([True, False, True, True, True])
-    channel.answer(*asked, rejecting)
-    nothing = events.slice(0, 0)
-    assert not len(log.joined("s", nothing, None, START + 100 * HOUR))  # no network, no stage
-    width = 1 + 4 + SIGNALS
-    random = [rng.normal(size=shape).astype(np.float32) for shape in ((width,), (8, width), (8,), (8,))]
-    network = channel._preranks["s"] = Prerank(("a", "b"), random[0], np.ones(width, np.float32), *random[1:])
-    channel.answer(*asked, rejecting)
-    channel.answer(*asked[:-1], "new", rejecting)  # the same request: told of once
-    table = log.joined("s", nothing, None, START + 100 * HOUR)
-    assert table.schema == EVENT_SCHEMA
-    assert len(set(table["event_id"].to_pylist())) == len(table)
-    expected = []
-    for at in np.flatnonzero(rejecting):
-        row = rows[at]
-        features = blend_features(np.stack([one.scores[at] for one in said]))
-        values = features @ blend.weights
-        order = np.argsort(-values, kind="stable")[:200]
-        inputs = prerank_inputs(values, features, signals.of(int(row), items))[order]
-        for key, rank, score in by_the_server(network.values(inputs), 7, BACK.per_request):
-            item, user = targets.item_keys[order[int(key)]], targets.user_keys[targets.user[row]]
-            told = [("stage", "prerank"), ("rank", str(rank))]
-            expected.append((int(targets.asked_ms[row]), user.as_py(), item.as_py(), score, told))
-    names = ("ts_ms", "user_id", "item_id", "value", "context")
-    assert [tuple(one[name] for name in names) for one in table.to_pylist()] == expected
-    assert len(rejects_among(table)) == len(table)  # the learners read all of them
 
 
 def test_they_stand_among_the_events_of_their_stretch_and_are_forgotten() -> None:
@@ -160,6 +116,49 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def asked(tables: dict[str, Path], out: Path, **changes: Any) -> Any:
     chosen = {"channels": CHANNELS, "strategies": ("frozen", "daily", "hourly_items"), "start_ms": FROM_MS}
     return question(tables, out, **{**chosen, "rejects": "prerank", **changes})
+
+
+def test_rejects_are_the_servers_over_what_was_answered(
+    tables: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[str, int, np.ndarray, np.ndarray, int]] = []
+    read: list[tuple[str, pa.Table]] = []
+    take, joined = RejectLog.take, RejectLog.joined
+
+    def noted(self: RejectLog, *of: Any) -> None:
+        taken.append(of)
+        take(self, *of)
+
+    def told(self: RejectLog, name: str, *of: Any) -> pa.Table:
+        table = joined(self, name, *of)
+        read.append((name, table.filter(pa.compute.equal(table["kind"], "reject"))))
+        return table
+
+    monkeypatch.setattr(RejectLog, "take", noted)
+    monkeypatch.setattr(RejectLog, "joined", told)
+    backtest(asked(tables, tmp_path, sample=10_000))
+    targets, lists = table_targets(), lists_of(tmp_path)
+    names = ("ts_ms", "user_id", "item_id", "value", "context")
+    found = [(name, *(one[column] for column in names)) for name, part in read for one in part.to_pylist()]
+    expected, answered = [], 0
+    for name, row, codes, scores, keep in taken:
+        assert keep == 10
+        listed = targets.item_keys.take(pa.array(codes[np.argsort(-scores, kind="stable")]))
+        if (row, name, "prerank", "all") in lists:  # the same candidates in the same order
+            answered += 1
+            best = ["#" + item for item in lists[row, name, "prerank", "all"][0]]
+            assert best == listed.to_pylist()[:10]
+        if name != "frozen" and targets.asked_ms[row] < START + 48 * HOUR:  # the only full retrain
+            user = targets.user_keys[targets.user[row]].as_py()
+            for key, rank, score in by_the_server(scores, 10, 6):
+                item = targets.item_keys[codes[int(key)]].as_py()
+                context = [("stage", "prerank"), ("rank", str(rank))]
+                expected.append((name, int(targets.asked_ms[row]), user, item, score, context))
+    assert answered > 50
+    assert sorted(found) == sorted(expected)
+    for _, part in read:
+        assert part.schema == EVENT_SCHEMA
+        assert len(set(part["event_id"].to_pylist())) == len(part) == len(rejects_among(part))
 
 
 def test_the_future_changes_no_list_and_a_repetition_neither(
