@@ -30,9 +30,9 @@ class Logistic(RankNetwork):
         logits: Tensor = inputs.linear + self.numbers(inputs.numbers)
         return logits
 
-    def output_bias(self) -> Tensor:
+    def output_biases(self) -> tuple[Tensor, ...]:
         """[H]."""
-        return self.numbers.bias
+        return (self.numbers.bias,)
 
 
 class Perceptron(RankNetwork):
@@ -48,9 +48,9 @@ class Perceptron(RankNetwork):
         logits: Tensor = inputs.linear + self.last(self.layers(inputs.flat()))
         return logits
 
-    def output_bias(self) -> Tensor:
+    def output_biases(self) -> tuple[Tensor, ...]:
         """[H]."""
-        return self.last.bias
+        return (self.last.bias,)
 
 
 class DeepFM(RankNetwork):
@@ -73,6 +73,6 @@ class DeepFM(RankNetwork):
         deep: Tensor = self.deep(inputs)  # with the fields' first order terms
         return first + second_order(inputs.rows) @ self.pairs + deep
 
-    def output_bias(self) -> Tensor:
+    def output_biases(self) -> tuple[Tensor, ...]:
         """[H]."""
-        return self.deep.output_bias()
+        return self.deep.output_biases()

@@ -60,8 +60,14 @@ class RankNetwork(nn.Module, ABC):
         """Logits float32[B, H]."""
 
     @abstractmethod
-    def output_bias(self) -> Tensor:
-        """The H numbers that are added to the logits last, to be set: they start at the tasks' log-odds."""
+    def output_biases(self) -> tuple[Tensor, ...]:
+        """What is added last to the logits of every member, [H] each, to be set: they start at the tasks'
+        log-odds.
+        """
+
+    def members(self, inputs: RankInputs) -> tuple[Tensor, ...]:
+        """Logits float32[B, H] of everything that is trained by a loss of its own."""
+        return (self(inputs),)
 
     def penalty(self) -> Tensor:
         """Scalar that is added to the loss of a step."""

@@ -58,9 +58,9 @@ class Mixture(RankNetwork):
         logits: Tensor = inputs.linear + self.last(outputs)[:, :, 0].T
         return logits
 
-    def output_bias(self) -> Tensor:
+    def output_biases(self) -> tuple[Tensor, ...]:
         """[H]."""
-        return self.last.bias[:, 0, 0]
+        return (self.last.bias[:, 0, 0],)
 
     def penalty(self) -> Tensor:
         """Strength * sum over experts' weights of (w - mean over experts)^2; 0 unless soft_sharing."""

@@ -95,9 +95,9 @@ class PEPNet(RankNetwork):
                 hidden_HBW = self.dropout(hidden_HBW.relu())
         return inputs.linear + hidden_HBW[:, :, 0].T
 
-    def output_bias(self) -> Tensor:
+    def output_biases(self) -> tuple[Tensor, ...]:
         """[H]."""
         last = self.layers[-1]
         if not isinstance(last, ParallelLinear):
             raise TypeError(f"pepnet: expected a ParallelLinear as last layer, got {type(last).__name__}")
-        return last.bias[:, 0, 0]
+        return (last.bias[:, 0, 0],)

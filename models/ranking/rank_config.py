@@ -25,14 +25,28 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "gamma": 2.0,
         "epochs_first": 1,
         "final_rate": 1.0,
+        "linear_share": 0.0,
     },
 }
 _OF_THE_KIND: dict[str, dict[str, Any]] = {
     "logistic": {"lr_linear": 0.02, "epochs_first": 8, "bins": 16},
     "weighted_lr": {"bins": 8, "epochs_first": 3, "fresh_rows": True},
-    "deepfm": {"bins": 16, "epochs_first": 5, "fresh_rows": True, "lr_rows": 0.02, "lr_linear": 0.015},
-    "mmoe": {"wide": True, "bins": 16, "epochs_first": 4, "fresh_rows": True, "lr_linear": 0.015},
-    "pepnet": {"hidden": (128, 64), "epochs_first": 2, "fresh_rows": True, "warm_rate": 0.3},
+    "deepfm": {
+        "bins": 16,
+        "epochs_first": 5,
+        "fresh_rows": True,
+        "lr_rows": 0.02,
+        "lr_linear": 0.015,
+        "linear_share": 0.5,
+    },
+    "mmoe": {"epochs_first": 4, "fresh_rows": True, "linear_share": 0.5},
+    "pepnet": {
+        "hidden": (128, 64),
+        "epochs_first": 4,
+        "fresh_rows": True,
+        "warm_rate": 0.3,
+        "linear_share": 0.5,
+    },
 }
 
 
@@ -112,6 +126,13 @@ class RankConfig(BaseModel):
     experts: int = Field(default=4, ge=1, description="Experts n (mmoe).")
     wide: bool = Field(
         default=False, description="First order terms beside the network, as logistic and deepfm have them."
+    )
+    linear_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share, in the logits, of a logistic regression of the same fields and numbers that is "
+        "trained beside the network by its own loss; 0 = none.",
     )
     sharing: Sharing = Field(
         default="mmoe",
@@ -195,6 +216,11 @@ class RankConfig(BaseModel):
     @property
     def has_first_order(self) -> bool:
         """Whether fields have first order terms."""
+        return self.first_order_in_network or self.linear_share > 0
+
+    @property
+    def first_order_in_network(self) -> bool:
+        """Whether the network itself adds the fields' first order terms to its logits."""
         return self.wide or self.kind in ("logistic", "deepfm")
 
     @model_validator(mode="before")
@@ -231,11 +257,16 @@ class RankConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _watch_needs_the_kind(self) -> RankConfig:
+    def _kind_has_what_it_needs(self) -> RankConfig:
         if self.kind == "weighted_lr" and self.watch is None:
             raise ValueError(
                 "kind weighted_lr: its positives are weighted by watch time; expected a section watch "
                 "(kind of event, click task), got none; or choose logistic"
+            )
+        if self.kind == "logistic" and self.linear_share:
+            raise ValueError(
+                f"kind logistic: it is the logistic regression itself; expected linear_share 0, "
+                f"got {self.linear_share}"
             )
         if not sum(task.blend for task in self.tasks) + (self.watch.blend if self.watch else 0.0):
             raise ValueError("blend: every task has blend 0; expected one above 0, or no order would be left")

@@ -122,7 +122,8 @@ class RankTraining:
             positive = rows.labels[:, config.names.index(config.watch.click)]
             begun.append(_log_odds((positive * rows.watch_s).sum(), (1 - positive).sum()))
         with torch.no_grad():
-            self._parts.network.output_bias().copy_(torch.tensor(begun, dtype=torch.float32))
+            for bias in self._parts.network.output_biases():
+                bias.copy_(torch.tensor(begun, dtype=torch.float32))
 
     def _pass(
         self,
@@ -165,7 +166,9 @@ class RankTraining:
             space.first.lr = config.lr_linear * rate
 
     def _step(self, rows: TrainingRows, batch: Int64Array, unknown: np.ndarray) -> Float64Array:
-        """One step over positions `batch`; unknown bool[b, 2]: train as an unknown user, item. Losses [H]."""
+        """One step over positions `batch`; unknown bool[b, 2]: train as an unknown user, item. Losses [H],
+        the means over the members of the network.
+        """
         parts, config = self._parts, self._parts.config
         at, factors = rows.rows[batch], rows.factors[batch]
         item_slot = int(parts.request.starts[-1])
@@ -173,14 +176,11 @@ class RankTraining:
         at[unknown[:, 1], item_slot] = parts.space.cold("item")
         inputs = self._inputs(at, factors, rows.numbers[batch])
         self._adam.zero_grad()
-        losses = step_losses(
-            config,
-            parts.network(inputs),
-            torch.from_numpy(rows.labels[batch]),
-            torch.from_numpy(rows.watch_s[batch]),
-        )
+        labels, watch_s = torch.from_numpy(rows.labels[batch]), torch.from_numpy(rows.watch_s[batch])
+        members = parts.network.members(inputs)
+        losses = torch.stack([step_losses(config, logits, labels, watch_s) for logits in members])
         loss = (losses * loss_weights(config)).sum() + parts.network.penalty()
-        found: Float64Array = losses.detach().numpy().astype(np.float64)
+        found: Float64Array = losses.detach().mean(0).numpy().astype(np.float64)
         if not np.isfinite(found).all():
             raise FloatingPointError(
                 f"ranker {config.kind}: loss {found.tolist()} after {self.passes} passes is not finite; "

@@ -210,15 +210,32 @@ def test_gradients_stop_at_ppnets_view_of_epnets_output(stopped):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_output_bias_is_added_last(kind):
-    made = config(kind)
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_output_biases_are_added_last(kind, share):
+    made = config(kind, linear_share=0.0 if kind == "logistic" else share)
     layout = replace(LAYOUT, heads=made.heads)
     network = build_network(made, layout).eval()
     before = network(inputs(layout=layout))
     with torch.no_grad():
-        network.output_bias().add_(torch.arange(made.heads) + 1.0)
+        for bias in network.output_biases():
+            bias.add_(torch.arange(made.heads) + 1.0)
     expected = before + torch.arange(made.heads) + 1.0
     torch.testing.assert_close(network(inputs(layout=layout)), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wide"), [("deepfm", True), ("mmoe", True), ("mmoe", False), ("pepnet", False)]
+)
+def test_a_logistic_regression_may_stand_beside(kind, wide):
+    """The mean of two models' logits; first order terms reach a network only where it has them alone, too."""
+    network, given = shaken(build_network(config(kind, linear_share=0.25, wide=wide), LAYOUT)), inputs()
+    first, deep = network.members(given)
+    torch.testing.assert_close(network(given), 0.25 * first + 0.75 * deep)
+    assert type(network.network) is type(build_network(config(kind, linear_share=0.0), LAYOUT))
+    torch.testing.assert_close(first, network.linear(given))
+    read = given if wide else replace(given, linear=torch.zeros_like(given.linear))
+    torch.testing.assert_close(deep, network.network(read))
+    assert len(build_network(config(kind, linear_share=0.0), LAYOUT).members(given)) == 1
 
 
 def test_networks_leave_the_global_generator_alone():

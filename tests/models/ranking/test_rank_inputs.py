@@ -155,6 +155,8 @@ def test_numbers_without_any_value_are_missing():
         ({"kind": "weighted_lr"}, "expected a section watch"),
         ({"watch": {"click": "tap"}}, "'tap' is no task"),
         ({"dim": 6}, "multiple of 4"),
+        ({"linear_share": 1.0}, "less than 1"),
+        ({"kind": "logistic", "linear_share": 0.5}, "expected linear_share 0, got 0.5"),
         ({"watch": {"cap_s": float("inf")}}, "finite"),
     ],
 )

@@ -226,6 +226,13 @@ def test_numbers_may_stay_without_bins(kind):
     assert np.isfinite(published.scores("u2", pa.array(["i1"]), {"scene": "home"}, {}, {}, 0)["click"]).all()
 
 
+def test_a_bundle_from_before_linear_share_is_what_it_was():
+    learner = trained(linear_share=0.0)
+    files = Files(learner)
+    del files.manifest["rankers"]["r"]["config"]["linear_share"]
+    assert contents(RankLearner.load(files, "r")) == contents(learner)
+
+
 def test_nothing_to_train_on():
     learner = trained()
     before = contents(learner)
@@ -237,9 +244,32 @@ def test_nothing_to_train_on():
 def test_a_loss_that_is_not_finite_is_an_error():
     learner = trained("weighted_lr")
     with torch.no_grad():
-        learner._parts.network.output_bias().fill_(float("nan"))
+        learner._parts.network.output_biases()[0].fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite; lower lr_dense"):
         learner.train(learner.prepare(TESTED, catalogue()))
+
+
+@pytest.mark.parametrize("kind", ["weighted_lr", "mmoe", "pepnet"])
+def test_the_logistic_regression_beside_a_network_is_one_of_its_own(kind):
+    """Neither hears of the other's loss: each is what it is when it is trained alone."""
+    shared = {"wide": False, "epochs_first": 2, "final_rate": 0.5, "watch": {}, "warm_rate": 1.0}
+    both = RankLearner.fresh(config(kind, linear_share=0.3, **shared), FEATURES)
+    linear, deep = (
+        RankLearner.fresh(config(alone, linear_share=0.0, **shared), FEATURES) for alone in ("logistic", kind)
+    )
+    for learner in (both, linear, deep):
+        for seed in (0, 1):
+            learner.train(learner.prepare(joined(300, seed=seed), catalogue()))
+    torch.testing.assert_close(both._parts.space.first.weights, linear._parts.space.first.weights)
+    torch.testing.assert_close(both._parts.space.rows.weights, deep._parts.space.rows.weights)
+    mean, first, second = (learner.predict(TESTED, catalogue()) for learner in (both, linear, deep))
+
+    def logit(p):
+        return np.log(p) - np.log1p(-p)
+
+    for task in ("click", "long_view", "like"):
+        expected = 0.3 * logit(first[task]) + 0.7 * logit(second[task])
+        np.testing.assert_allclose(logit(mean[task]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_users_and_items_are_trained_too():
