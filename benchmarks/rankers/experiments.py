@@ -41,16 +41,27 @@ def _only(task: str) -> dict[str, Any]:
 
 _SEQUENCE = [_TASKS[0], {**_TASKS[1], "after": "click"}, _TASKS[2]]
 _BASE = "pepnet, warm rate 1"
-PEPNET = {"kind": "pepnet", "warm_rate": 1.0}
+_ALONE: dict[str, dict[str, Any]] = {
+    "deepfm": {
+        "kind": "deepfm", "linear_share": 0.0, "bins": 16, "epochs_first": 5, "lr_linear": 0.015,
+    },
+    "mmoe": {
+        "kind": "mmoe", "linear_share": 0.0, "wide": True, "bins": 16, "epochs_first": 4, "lr_linear": 0.015,
+    },
+    "pepnet": {"kind": "pepnet", "linear_share": 0.0, "epochs_first": 2},
+}  # fmt: skip
+"""The networks without a logistic regression beside them, each as it was tuned for that."""
+PEPNET = {**_ALONE["pepnet"], "warm_rate": 1.0}
 """Base of PEPNet's variants: as it was before its step sizes in later trainings were tuned."""
-_PLAIN = {"kind": "mmoe", "wide": False, "bins": 8, "lr_linear": 0.05}
+_PLAIN = {**_ALONE["mmoe"], "wide": False, "bins": 8, "lr_linear": 0.05}
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment("rankers", "logistic", {"kind": "logistic"}),
     Experiment("rankers", "weighted_lr", {"kind": "weighted_lr", "watch": {}}),
     Experiment("rankers", "deepfm", {"kind": "deepfm"}),
     Experiment("rankers", "mmoe", {"kind": "mmoe"}),
     Experiment("rankers", "pepnet", {"kind": "pepnet"}),
-    Experiment("mmoe", "mmoe, not wide", _PLAIN, against="mmoe"),
+    *(Experiment("beside", f"{kind}, alone", changes, against=kind) for kind, changes in _ALONE.items()),
+    Experiment("mmoe", "mmoe, not wide", _PLAIN, against="mmoe, alone"),
     *(
         Experiment("mmoe", f"{sharing}, not wide", {**_PLAIN, "sharing": sharing}, "", 2, "mmoe, not wide")
         for sharing in ("shared_bottom", "soft_sharing", "omoe")
@@ -58,7 +69,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         "mmoe", "click -> long_view, not wide", {**_PLAIN, "tasks": _SEQUENCE}, "", 1, "mmoe, not wide"
     ),
-    Experiment("pepnet", _BASE, PEPNET, against="pepnet"),
+    Experiment("pepnet", _BASE, PEPNET, against="pepnet, alone"),
     *(
         Experiment("pepnet", name, {**PEPNET, **changes}, "", 2, _BASE)
         for name, changes in {

@@ -128,6 +128,22 @@ def variants(data: Results, group: str) -> str:
     return table(head, rows) if rows else UNKNOWN.capitalize() + "."
 
 
+def beside(data: Results) -> str:
+    """What the networks gain, or lose, without the logistic regression beside them."""
+    parts = []
+    for metric in METRICS:
+        rows = []
+        for one in _entries(data, "beside"):
+            against = next(base.against for base in EXPERIMENTS if base.name == one["name"])
+            figures = one["figures"]["all"]
+            shown = [_shown(_difference(data, one["name"], against, task, metric)) for task in TASKS]
+            rows.append((one["name"], *(f"{figures[task][metric]:.4f}" for task in TASKS), *shown))
+        name = metric.upper()
+        head = (*(f"{name} {task}" for task in TASKS), *(f"over both, {task}" for task in TASKS))
+        parts.append(table(("network", *head), rows))
+    return "\n\n".join(parts)
+
+
 def single(data: Results) -> str:
     """Models of one scene or one task beside the one model of all: a seesaw is a positive difference."""
     rows = []
@@ -167,6 +183,7 @@ def serving(data: Results) -> str:
 
 PARTS: dict[str, Callable[..., str]] = {
     "setup": setup, "rankers": rankers, "differences": differences, "goals": goals, "scenes": scenes,
+    "beside": beside,
     "variants": variants, "single": single, "watch": watch, "serving": serving,
 }  # fmt: skip
 

@@ -106,7 +106,7 @@ class Figures:
         """one - its base, by task and metric: paired draws, mean over the seeds of each."""
         if one.name == one.against or not self.done(one.against):
             return []
-        metrics = METRICS if one.group in ("rankers", "mmoe", "pepnet") else METRICS[:1]
+        metrics = METRICS if one.group in ("rankers", "beside", "mmoe", "pepnet") else METRICS[:1]
         found = []
         for scene in [one.scene]:
             for task in one.tasks:
