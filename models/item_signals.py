@@ -41,6 +41,11 @@ class ItemSignals:
         for part, counted in zip(PARTS, (taken, ~taken), strict=True):
             self._counts[part].observe(entries[counted], ts_ms[counted])
 
+    @property
+    def items(self) -> pa.Array:
+        """string[n] of all items that had an event."""
+        return self._ids.keys_of(self._ids.live_entries())
+
     def entries(self, keys: pa.Array) -> Int64Array:
         """int64[N] of items string[N], for values(); -1 = no event yet."""
         return self._ids.lookup(keys)

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from models.arrays import Float32Array, Float64Array
-from models.item_signals import HALF_LIVES_H, PARTS, SIGNALS
+from models.item_signals import HALF_LIVES_H, PARTS, SIGNALS, ItemSignals
 from serving.popular_now import PopularReader
 from serving.store_follower import StoreFollower
 from stream.popular_counts import EVERYTHING
@@ -57,6 +57,13 @@ class LiveCounts:
             np.expm1(self.values[:-1, at * len(HALF_LIVES_H) + last].astype(np.float64)) for at in (0, 1)
         )
         return list(self.places), taken, np.maximum(shown - taken, 0.0)
+
+    @classmethod
+    def as_of(cls, counted: ItemSignals, ts_ms: int) -> LiveCounts:
+        """Of all items that were counted, without a store."""
+        values = counted.values(counted.entries(counted.items), ts_ms)
+        places = {key: place for place, key in enumerate(counted.items.to_pylist())}
+        return cls(places, np.concatenate([values, np.zeros((1, SIGNALS), np.float32)]))
 
     def signals(self, keys: Sequence[str]) -> Float32Array:
         """float32[N, S] of items by key text."""

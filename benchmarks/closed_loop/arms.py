@@ -30,6 +30,19 @@ _PRERANK: dict[str, Any] = {
     "rankers": {RANKER: {"kind": "deepfm", "dim": 16, "epochs_first": 3, "lr_rows": 0.05}},
     "serving": {"prerank": {"model": RANKER, "candidates": 25, "timeout_ms": 10_000}},
 }
+_FUSED: dict[str, Any] = {
+    "channels": {"item_cf": {"kind": "item_cf", "positives": ["click"]}},
+    "serving": {"channels": {"popularity": {"users": "all"}}, "channel_timeout_ms": 10_000},
+}
+"""Several channels, blended from the second full retrain on."""
+_CANDIDATES: dict[str, Any] = {
+    "channels": _FUSED["channels"],
+    "update": {"prerank": True},
+    "serving": {
+        **_FUSED["serving"],
+        "prerank": {"model": "candidates", "candidates": 100, "timeout_ms": 10_000},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,8 @@ ARMS = (
         "pre-rank + rejects", "and what it turned down as hard negatives of the recall model", _PRERANK,
         "pre-rank", {**_ROWS, "hard_negatives": ["rejects"]},
     ),
+    Arm("fused", "hourly rows, with neighbours and popularity in one ranking", _FUSED, "hourly rows", _ROWS),
+    Arm("fused + pre-rank", "ordered by the network over all candidates", _CANDIDATES, "fused", _ROWS),
     Arm("oracle", "the highest true click probabilities"),
 )  # fmt: skip
 

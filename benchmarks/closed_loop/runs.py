@@ -37,7 +37,9 @@ class Run:
     def told(self) -> dict[str, Any]:
         """All that the figures depend on."""
         learned = self.arm.changes is not None
-        config = self.arm.config(Path("data"), self.seed).model_dump(mode="json") if learned else None
+        config = None
+        if learned:  # a setting that came later and is not used makes no other run
+            config = self.arm.config(Path("data"), self.seed).model_dump(mode="json", exclude_defaults=True)
         return {
             "version": VERSION,
             "arm": self.arm.name,

@@ -18,9 +18,12 @@ from deploy.config import Config
 from deploy.simulate.config import DAY_MS
 from deploy.wiring import archive, catalogue_writer, joined_log, registry
 from deploy.wiring_training import catalogue_at, provenance, rankers, recipe
+from models.item_signals import ItemSignals
 from models.pointer import PointerStore
 from models.published import PublishedModel
-from serving.asking import ask
+from serving.asking import NOT_FOLLOWED, Live, ask
+from serving.fusion_config import CANDIDATES
+from serving.live_counts import LiveCounts
 from serving.metrics import ServingMetrics
 from serving.profile import Profile
 from serving.recall import answered
@@ -59,6 +62,10 @@ class System:
         self._next = {_EVENTS: 0, _REJECTS: 0}
         self._waiting: list[pa.Table] = []
         self._rejects: list[Event] = []
+        wanted = config.serving.prerank.model == CANDIDATES
+        self._counted = ItemSignals(recipe(config).positives) if wanted else None
+        self._counts = LiveCounts()
+        self._counts_ms = 0
         bundles, pointer = registry(config), PointerStore(config.registry_dir)
         reader, known_at = ArchiveReader(config.archive_dir), catalogue_at(config)
         self._join = joined_log(config)
@@ -81,6 +88,9 @@ class System:
     def take(self, events: pa.Table) -> None:
         """Events in the standard form with event_id, by time; durable with the hour's end."""
         self._waiting.append(events)
+        if self._counted:
+            self._counted.observe(event_stream(events).events)
+            self._counts_ms = 0
 
     def close_hour(self, end_ms: int) -> None:
         """Seal what was taken in before end_ms, an hour's end, and learn from it."""
@@ -107,8 +117,12 @@ class System:
             raise NothingServed(f"request {request_id}: expected a bundle, got none: {why}")
         request = RecallRequest(user_id=user, k=k, context=dict(context))
         answer, rejected = answered(
-            ask(snapshot, request, profile, ts_ms, self.config.serving, request_id=request_id), request_id
-        )
+            ask(
+                snapshot, request, profile, ts_ms, self.config.serving, live=self._live(ts_ms),
+                request_id=request_id,
+            ),
+            request_id,
+        )  # fmt: skip
         if turned_down := spread(rejected, self.config.serving.rejects_per_answer):
             self._rejects += reject_events(request, ts_ms, answer, turned_down)
         return [int(item.id) for item in answer.items]
@@ -117,6 +131,14 @@ class System:
         """Close the files; everything is durable up to the last closed hour."""
         self._archive.close()
         self._catalogue.close()
+
+    def _live(self, ts_ms: int) -> Live:
+        """What a server reads of the store: counts of all events, as of the first request after the last."""
+        if self._counted is None:
+            return NOT_FOLLOWED
+        if not self._counts_ms:
+            self._counts, self._counts_ms = LiveCounts.as_of(self._counted, ts_ms), ts_ms
+        return Live(counts=self._counts)
 
     def _know(self, name: str, table: pa.Table, key: str, ts_ms: int) -> None:
         changes = list(changes_of(table, key, ts_ms))
