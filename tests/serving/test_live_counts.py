@@ -82,6 +82,8 @@ def test_what_a_server_reads_is_what_training_reads(store, topics):
     expected = signals.values(signals.entries(pa.array(keys)), newest_ms + 1)
     np.testing.assert_allclose(published[-1].signals(keys), expected, rtol=1e-4, atol=1e-4)
     assert not published[-1].signals(["unknown"]).any()
+    without_store = LiveCounts.as_of(signals, newest_ms + 1)
+    assert without_store.signals(keys).tobytes() == expected.tobytes()
 
 
 @pytest.fixture(scope="module")
