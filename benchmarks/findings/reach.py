@@ -17,6 +17,8 @@ SCOPES = ("all", "new")
 SINGLES = tuple(channel for channel in STAGED if channel not in (FUSED, PRERANK))
 GROUPS = {"all": (0, np.inf), "nothing": (0, 0), "1 to 9": (1, 9), "10 and more": (10, np.inf)}
 """Users by how many items they had taken before."""
+FEW = 100
+"""Targets that are too few for a row."""
 
 
 def reach(run: Run) -> list[dict[str, Any]]:
@@ -32,7 +34,7 @@ def reach(run: Run) -> list[dict[str, Any]]:
         hundred = places[FUSED]["ndcg@100"] > 0
         for group, (least, most) in GROUPS.items():
             chosen = (taken >= least) & (taken <= most)
-            if not chosen.any():
+            if chosen.sum() < FEW:
                 continue
             means = {name: float(one[chosen].mean()) for name, one in top.items()}
             best = max(SINGLES, key=lambda name: means[name])
