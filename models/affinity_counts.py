@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 from models.affinities import JOINT, Affinities, Sides, codes_of, read_features
 from models.arrays import Float64Array, Int32Array, Int64Array, Tensors
 from models.artifact import pack_keys, unpack_keys
-from models.catalogue_columns import CatalogueColumns
+from models.catalogue_columns import CatalogueColumns, item_columns
 from models.feature_config import FeatureConfig
-from models.item_store import item_columns
 from models.key_bytes import key_array
 from models.reject_events import REJECT
 from models.request_columns import columns_of_events

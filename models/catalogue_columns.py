@@ -6,6 +6,8 @@ from functools import cached_property
 import pyarrow as pa
 
 from models.arrays import Int64Array
+from models.feature_config import SourceName
+from models.features import Columns, FeatureColumns
 from models.id_table import IdTable
 
 
@@ -42,3 +44,22 @@ class CatalogueColumns:
     def user_positions(self, keys: pa.Array) -> Int64Array:
         """Row of `users` for every key; int64[N], -1 = not in the catalogue."""
         return self._user_index.lookup(keys)
+
+
+def item_columns(features: FeatureColumns, table: pa.Table, positions: Int64Array) -> Columns:
+    """Item attribute columns at catalogue positions (-1 = null)."""
+    return _columns(features, table, positions, "item")
+
+
+def user_columns(features: FeatureColumns, table: pa.Table, positions: Int64Array) -> Columns:
+    """User attribute columns at catalogue positions (-1 = null)."""
+    return _columns(features, table, positions, "user")
+
+
+def _columns(features: FeatureColumns, table: pa.Table, positions: Int64Array, source: SourceName) -> Columns:
+    index = pa.array(positions, mask=positions < 0)
+    return {
+        (source, name): table[name].combine_chunks().take(index)
+        for name in features.reads(source)
+        if name in table.column_names
+    }

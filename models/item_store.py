@@ -6,29 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Float32Array, Int32Array, Int64Array, Tensors
-from models.catalogue_columns import CatalogueColumns
-from models.feature_config import SourceName
-from models.features import Columns, FeatureColumns
+from models.catalogue_columns import CatalogueColumns, item_columns
+from models.features import FeatureColumns
 from models.tables import Tables
-
-
-def item_columns(features: FeatureColumns, table: pa.Table, positions: Int64Array) -> Columns:
-    """Item attribute columns at catalogue positions (-1 = null)."""
-    return _columns(features, table, positions, "item")
-
-
-def user_columns(features: FeatureColumns, table: pa.Table, positions: Int64Array) -> Columns:
-    """User attribute columns at catalogue positions (-1 = null)."""
-    return _columns(features, table, positions, "user")
-
-
-def _columns(features: FeatureColumns, table: pa.Table, positions: Int64Array, source: SourceName) -> Columns:
-    index = pa.array(positions, mask=positions < 0)
-    return {
-        (source, name): table[name].combine_chunks().take(index)
-        for name in features.reads(source)
-        if name in table.column_names
-    }
 
 
 class ItemStore:

@@ -75,6 +75,20 @@ class Prerank:
         return cls(channels, signals, **parts)
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """How a network does on targets it has not learned from: mean log losses, its own and the blend's."""
+
+    targets: int
+    loss: float
+    loss_of_blend: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the network is no worse than what it corrects."""
+        return self.loss <= self.loss_of_blend
+
+
 def _names(stored: np.ndarray) -> tuple[str, ...]:
     names: UInt8Array = np.asarray(stored, np.uint8)
     return tuple(names.tobytes().decode().split("\n")) if len(names) else ()

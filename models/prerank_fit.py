@@ -6,7 +6,7 @@ stage will see. N candidates of a target, D inputs, H hidden units.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from models.arrays import Float32Array
 from models.blend import Blend
 from models.blend_fit import BlendRows, padded
-from models.prerank import HIDDEN, Prerank, prerank_inputs
+from models.prerank import HIDDEN, Judgement, Prerank, prerank_inputs
 
 CANDIDATES = 200
 """Of the fused list; as many as a stage looks at where nothing else is said."""
@@ -57,20 +57,6 @@ def fit_prerank(prerank: Prerank | None, blend: Blend, rows: BlendRows, seed: in
             adam.step()
     w1, b1, w2 = (part.detach().numpy().copy() for part in weights)
     return replace(prerank, w1=w1, b1=b1, w2=w2)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """How a network does on targets it has not learned from: mean log losses, its own and the blend's."""
-
-    targets: int
-    loss: float
-    loss_of_blend: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the network is no worse than what it corrects."""
-        return self.loss <= self.loss_of_blend
 
 
 def judged_fit(prerank: Prerank | None, blend: Blend, rows: BlendRows, seed: int) -> Judgement | None:

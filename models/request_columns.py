@@ -5,9 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.catalogue_columns import CatalogueColumns
+from models.catalogue_columns import CatalogueColumns, user_columns
 from models.features import Columns, FeatureColumns
-from models.item_store import user_columns
 from models.key_bytes import key_array
 from models.moments import Moments
 

@@ -26,8 +26,8 @@ from models.item_to_item import ItemToItemConfig
 from models.learner import Learner, Moments, Samples
 from models.neighbour_rows import NeighbourRows
 from models.neighbours import Neighbours
-from models.prerank import Prerank
-from models.prerank_fit import Judgement, fit_prerank, judged_fit
+from models.prerank import Judgement, Prerank
+from models.prerank_fit import fit_prerank, judged_fit
 from models.query import Queries
 from models.retrieve import dense_scores
 from models.samplers import uniform_by_key

@@ -11,7 +11,7 @@ import numpy as np
 from models.arrays import Float32Array
 from models.artifact import Artifact
 from models.bundle import PRERANK_GATE
-from models.prerank_fit import Judgement
+from models.prerank import Judgement
 
 
 class GateFailed(RuntimeError):

@@ -37,9 +37,7 @@ class Run:
     def told(self) -> dict[str, Any]:
         """All that the figures depend on."""
         learned = self.arm.changes is not None
-        config = None
-        if learned:  # a setting that came later and is not used makes no other run
-            config = self.arm.config(Path("data"), self.seed).model_dump(mode="json", exclude_defaults=True)
+        config = self.arm.config(Path("data"), self.seed).model_dump(mode="json") if learned else None
         return {
             "version": VERSION,
             "arm": self.arm.name,

@@ -11,12 +11,11 @@ import pyarrow.compute as pc
 
 from models.architecture import ModelFiles
 from models.arrays import Float32Array, Int64Array, Tensors
-from models.catalogue_columns import CatalogueColumns
+from models.catalogue_columns import CatalogueColumns, item_columns, user_columns
 from models.dense_adam import DenseAdam
 from models.embedding import EmbeddingTable
 from models.feature_config import FeatureConfig
 from models.features import Columns
-from models.item_store import item_columns, user_columns
 from models.key_bytes import key_array
 from models.ranking.assembly import RankerParts, described, load_parts, pair_keys
 from models.ranking.joined import checked, corrected
