@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 PEERS := var/peers
 ARGS  ?=
 
-.PHONY: help demo test check bench peers findings rankers format docs clean
+.PHONY: help demo test check bench bench-quick peers findings rankers format docs clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@printf '\n  ARGS are passed on: make demo ARGS="--short --exit", make test ARGS="tests/stream -x"\n'
 
 demo: $(STAMP)  ## The whole loop on real purchases: broker, store, consumer, scheduler, server (about 4 minutes)
@@ -32,11 +32,14 @@ check: $(STAMP)  ## Formatting, lint, types, layers, and the generated part of t
 	$(BIN)/python -m benchmarks.rankers.page --check
 	$(BIN)/python -m benchmarks.closed_loop.page --check
 
-bench: $(STAMP)  ## Measurements against peers and the full demo; writes benchmarks/results and the README table
+bench: $(PEERS)/.installed  ## Measurements against peers and the full demo; writes benchmarks/results and the README table
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
 	$(BIN)/freshrecall demo --exit
 	cp var/demo/report.json benchmarks/results/demo.json
 	$(BIN)/python -m benchmarks.readme
+
+bench-quick: $(STAMP)  ## The same at small sizes, in under 3 minutes, beside the figures of the last full run
+	$(BIN)/python -W ignore -m benchmarks --quick $(ARGS)
 
 peers: $(PEERS)/.installed  ## Other projects in an environment of their own; with ARGS they are measured (see benchmarks/peers)
 	$(if $(ARGS),$(PEERS)/bin/python -W ignore -m benchmarks.peers $(ARGS),@echo "Ready: make peers ARGS=--help")

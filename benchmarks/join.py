@@ -45,9 +45,9 @@ def day(impressions: int, rng: np.random.Generator) -> pa.Table:
     )
 
 
-def run() -> list[Result]:
-    """400,000 impressions and 676,000 actions in 24 hours; wait 15 minutes, horizon a day; in memory."""
-    events = day(400_000, np.random.default_rng(7))
+def hourly(impressions: int) -> list[Result]:
+    """Impressions and 1.69 actions each in 24 hours; wait 15 minutes, horizon a day; in memory."""
+    events = day(impressions, np.random.default_rng(7))
     ends_ms = START_MS + HOUR_MS * np.arange(1, 50)
     cuts = np.searchsorted(events["ts_ms"].to_numpy(), ends_ms)
     most = [0]
@@ -71,6 +71,5 @@ def run() -> list[Result]:
 
     value, peer = rates(len(events), ours, theirs, rounds=3)
     params = {"events": len(events), "intervals": len(ends_ms), "held_bytes": most[0]}
-    return [
-        Result("join.hourly", value, "events/s", "pyarrow group_by and join, whole day at once", peer, params)
-    ]
+    name = "pyarrow group_by and join, whole day at once"
+    return [Result("join.hourly", value, "events/s", name, peer, params=params)]

@@ -3,18 +3,18 @@
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.measure import Result, rates
+from benchmarks import data
+from benchmarks.measure import Result, rates, sha256
 from models.id_table import IdTable
 
 
-def run() -> list[Result]:
-    """Zipf-distributed lookups of 1 M known keys; the peer looks the same list of strings up in a dict."""
-    rng = np.random.default_rng(7)
-    keys, asked = 1_000_000, 500_000
-    texts = pa.array([f"#{n}" for n in range(keys)])
+def lookups(keys: int, asked: int) -> list[Result]:
+    """Zipf-distributed lookups of known keys; the peer looks the same list of strings up in a dict."""
+    texts = data.key_texts(np.arange(keys))
     table = IdTable()
     table.observe(texts, np.zeros(keys, np.int64))
-    wanted = texts.take(pa.array(np.minimum(rng.zipf(1.2, asked) - 1, keys - 1)))
+    places = data.zipf(data.generator(), asked, keys)
+    wanted = texts.take(pa.array(places))
     rows = {text: row for row, text in enumerate(texts.to_pylist())}
 
     def with_dict() -> np.ndarray:
@@ -22,4 +22,4 @@ def run() -> list[Result]:
         return np.fromiter((rows.get(text, -1) for text in wanted.to_pylist()), np.int64, asked)
 
     ours, peer = rates(asked, lambda: table.lookup(wanted), with_dict)
-    return [Result("ids.lookup", ours, "keys/s", "Python dict", peer, {"keys": keys, "asked": asked})]
+    return [Result("ids.lookup", ours, "keys/s", "Python dict", peer, data_sha256=sha256(places))]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import NONE, measured, ratio
 from benchmarks.peers.table import peers_table
 from deploy.demo import explained
 
@@ -64,10 +65,7 @@ def explained_table(report: dict[str, Any]) -> str:
 
 def bench_table(results: list[dict[str, Any]]) -> str:
     """Ratios of one `make bench`."""
-    rows = [
-        (one["name"], f"{one['value']:,.0f} {one['unit']}", one["peer"], f"{one['ratio_to_peer']:.2f}")
-        for one in results
-    ]
+    rows = [(one["name"], measured(one), one["peer"] or NONE, ratio(one["ratio_to_peer"])) for one in results]
     return "`make bench`, each against its peer in one run:\n\n" + _table(
         ("path", "here", "peer", "ratio"), rows
     )

@@ -1,22 +1,21 @@
 """The embedding update of the incremental step, against torch's sparse Adagrad."""
 
-import numpy as np
 import torch
 
-from benchmarks.measure import Result, rates
+from benchmarks import data
+from benchmarks import sparse_torch as plain
+from benchmarks.measure import Result, rates, sha256
 from models.embedding import EmbeddingTable
 
 
-def run() -> list[Result]:
-    """Forward, backward and row update of mean-pooled histories of 50 in a table of 1 M x 64, one thread."""
+def rows(rows: int, batch: int, rounds: int) -> list[Result]:
+    """Forward, backward and row update of pooled histories of 50 in a table of rows x 64, one thread."""
     torch.set_num_threads(1)
-    rng = np.random.default_rng(7)
-    rows, dim, batch, length = 1_000_000, 64, 256, 50
-    flat = torch.from_numpy(np.minimum(rng.zipf(1.2, batch * length), rows - 1).astype(np.int64))
-    offsets = torch.arange(0, batch * length + 1, length)
-    table = EmbeddingTable(dim, lr=0.05, rows=rows)
+    ids = data.zipf(data.generator(), batch * data.LENGTH, rows)
+    flat, offsets = torch.from_numpy(ids), torch.arange(0, len(ids) + 1, data.LENGTH)
+    table = EmbeddingTable(data.WIDTH, lr=0.05, rows=rows)
     table.reserve(rows)
-    bag = torch.nn.EmbeddingBag(rows, dim, mode="sum", sparse=True, include_last_offset=True)
+    bag = torch.nn.EmbeddingBag(rows, data.WIDTH, mode="sum", sparse=True, include_last_offset=True)
     adagrad = torch.optim.Adagrad(bag.parameters(), lr=0.05)
 
     def fused() -> None:
@@ -27,8 +26,6 @@ def run() -> list[Result]:
         bag(flat, offsets).sum().backward()
         adagrad.step()
 
-    ours, peer = rates(batch, fused, sparse, rounds=20)
-    params = {"rows": rows, "dim": dim, "batch": batch, "history": length}
-    return [
-        Result("update.incremental", ours, "events/s", "torch EmbeddingBag(sparse) + Adagrad", peer, params)
-    ]
+    ours, peer = rates(batch, fused, sparse, rounds=rounds)
+    params = {"dim": data.WIDTH, "history": data.LENGTH}
+    return [Result("update.rows", ours, "events/s", plain.NAME, peer, params=params, data_sha256=sha256(ids))]

@@ -1,0 +1,113 @@
+"""Generated data of the measurements: seeded, so that every run of the same sizes has the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from benchmarks.measure import sha256
+from models.arrays import Float32Array, Int64Array
+from stream.event import Event
+
+START_MS = 1_700_000_000_000
+SKEW = 1.2
+"""Exponent of the Zipf distribution of item ids."""
+LENGTH, WIDTH = 50, 64
+"""Items of a history, and width of vectors, as in the goals."""
+CLUSTER = 200
+
+
+def generator() -> np.random.Generator:
+    """What all draw from."""
+    return np.random.default_rng(7)
+
+
+def zipf(rng: np.random.Generator, size: int, ids: int) -> Int64Array:
+    """int64[size] in 0..ids-1, Zipf-distributed."""
+    return (rng.zipf(SKEW, size) - 1) % ids
+
+
+def key_texts(ids: Int64Array) -> pa.Array:
+    """string[n] key texts of integer IDs."""
+    return pc.binary_join_element_wise("#", pa.array(ids).cast(pa.string()), "")
+
+
+def clicks(users: Int64Array, items: Int64Array, first: int = 0) -> pa.Table:
+    """Clicks a second apart as the models read events; user -1 is nobody. first: events before these."""
+    n = len(items)
+    who = pc.if_else(pa.array(users >= 0), key_texts(users), "")
+    return pa.table(
+        {
+            "user_id": who,
+            "item_id": key_texts(items),
+            "kind": pa.repeat("click", n),
+            "scene": pa.repeat("home", n),
+            "request_id": pa.repeat("", n),
+            "ts_ms": START_MS + 1000 * np.arange(first, first + n, dtype=np.int64),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Histories:
+    """n users with a whole history each, and the item that each takes next. IDs are below `items`.
+
+    history: int64[n, LENGTH], oldest first; target: int64[n].
+    """
+
+    items: int
+    history: Int64Array
+    target: Int64Array
+
+    @classmethod
+    def drawn(cls, users: int, items: int) -> Histories:
+        """Zipf-distributed."""
+        rng = generator()
+        return cls(items, zipf(rng, users * LENGTH, items).reshape(users, LENGTH), zipf(rng, users, items))
+
+    @property
+    def past(self) -> pa.Table:
+        """Every item once by nobody, in order, so that item i has row i + 1; then all histories."""
+        who = np.concatenate([np.full(self.items, -1), np.tile(np.arange(len(self.target)), LENGTH)])
+        return clicks(who, np.concatenate([np.arange(self.items), self.history.T.ravel()]))
+
+    @property
+    def following(self) -> pa.Table:
+        """What each user takes after that."""
+        return clicks(np.arange(len(self.target)), self.target, self.items + self.history.size)
+
+    @property
+    def sha256(self) -> str:
+        """Of histories and targets."""
+        return sha256(self.history, self.target)
+
+
+def typed(users: Int64Array, items: Int64Array, begin_ms: int = START_MS) -> list[Event]:
+    """Clicks a millisecond apart as the stream's events, with all fields that a site would send."""
+    return [
+        Event(event_id=f"{begin_ms + n:032x}", ts_ms=begin_ms + n, user_id=user, item_id=item, kind="click",
+              scene="home", request_id=f"r{n // 4}", value=1.0)
+        for n, (user, item) in enumerate(zip(users.tolist(), items.tolist(), strict=True))
+    ]  # fmt: skip
+
+
+def clustered(rng: np.random.Generator, n: int) -> Float32Array:
+    """float32[n, WIDTH] of unit length in clusters of CLUSTER neighbouring rows, as trained item vectors lie:
+    an index of vectors without any neighbourhood says nothing of one that has them.
+    """
+    centres = rng.standard_normal((n // CLUSTER + 1, WIDTH), np.float32)
+    vectors = centres[np.arange(n) // CLUSTER]
+    vectors += np.float32(0.7) * rng.standard_normal((n, WIDTH), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def interests(rng: np.random.Generator, users: int, items: int) -> Int64Array:
+    """int64[users, LENGTH] items that each of them took, out of two of those clusters."""
+    first = rng.integers(0, max(1, items - CLUSTER), (users, 2))
+    which = rng.integers(0, 2, (users, LENGTH))
+    of = np.take_along_axis(first // CLUSTER * CLUSTER, which, 1)
+    return np.minimum(of + rng.integers(0, CLUSTER, (users, LENGTH)), items - 1)

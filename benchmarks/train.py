@@ -1,0 +1,148 @@
+"""Training: full passes against torch-rechub and against plain torch, and the step of the hourly update."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import data
+from benchmarks import sparse_torch as plain
+from benchmarks.measure import Result, rates
+from benchmarks.roofline import Roofline
+from benchmarks.sparse_torch import SparseTorch
+from benchmarks.worker import ROOT, Worker
+from models.catalogue_columns import CatalogueColumns
+from models.learner import Learner, ModelConfig
+from models.samples import Samples
+
+PEERS_PYTHON = ROOT / "var" / "peers" / "bin" / "python"
+THREADS = 1
+# The history pools the rows of the target side and no user has a row, as in the peers: one table to learn.
+SAME = {"user_row": False, "shared_items": True, "popularity": (), "own_items": 0, "positives": ("click",)}
+YOUTUBE_DNN = ModelConfig(kind="youtube_dnn", **SAME)
+TWO_TOWER = ModelConfig(kind="two_tower", **SAME)
+HOURLY = ModelConfig(kind="youtube_dnn", trained_tables=("item",), published_tables=("item",), **SAME)
+RECHUB, RECHUB_NEGATIVES = "torch-rechub 0.9 YoutubeDNN, its own trainer", 3
+
+
+class Steps(Protocol):
+    """What can be stepped over batches of rows."""
+
+    def step(self, history_BL: Tensor, target_B: Tensor, negatives_K: Tensor) -> None:
+        """One step."""
+        ...
+
+
+def youtube_dnn(name: str, items: int, samples: int, peer_samples: int, rounds: int) -> list[Result]:
+    """One pass of YoutubeDNN (history 50, 64 wide, tower 256-128-64) over items rows, one thread.
+
+    The peer sees the first peer_samples of the same samples, for it takes that much longer; 0 leaves it and
+    its environment out. Raises FileNotFoundError where that environment is missing.
+    """
+    torch.set_num_threads(THREADS)
+    given = data.Histories.drawn(samples, items)
+    learner, drawn = _prepared(YOUTUBE_DNN, given)
+    config = learner.config
+    ideal = Roofline(items + 1, config.hidden)
+    runs: list[Callable[[], object]] = [
+        lambda: [learner.train_full(drawn)],
+        _epoch(ideal, given, config.batch_size, config.negatives),
+    ]
+    with contextlib.ExitStack() as stack:
+        if peer_samples:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            peer = stack.enter_context(_rechub(folder, given, config, peer_samples))
+            runs.append(lambda: float(peer.ask()))
+        ours, limit, *theirs = rates([samples, samples, peer_samples], *runs, rounds=rounds)
+    params = _params(config) | {
+        "batch": config.batch_size,
+        "peer_negatives": RECHUB_NEGATIVES,
+        "limit": "row gathers and matrix products of that shape, fp32",
+    }
+    named = (RECHUB, theirs[0]) if theirs else ("", None)
+    return [Result(name, ours, "samples/s", *named, limit, params, given.sha256)]
+
+
+def two_tower(items: int, samples: int, rounds: int) -> list[Result]:
+    """One pass of the two-tower model over items rows, one thread."""
+    torch.set_num_threads(THREADS)
+    given = data.Histories.drawn(samples, items)
+    learner, drawn = _prepared(TWO_TOWER, given)
+    config = learner.config
+    peer = SparseTorch(items + 1, config.hidden, item_tower=True, tau=config.tau, dense=True)
+    ours, theirs = rates(
+        samples,
+        lambda: [learner.train_full(drawn)],
+        _epoch(peer, given, config.batch_size, config.negatives),
+        rounds=rounds,
+    )
+    params = _params(config) | {"batch": config.batch_size}
+    name = "train.two_tower.1m"
+    return [Result(name, ours, "samples/s", plain.NAME, theirs, params=params, data_sha256=given.sha256)]
+
+
+def incremental(items: int, samples: int, rounds: int) -> list[Result]:
+    """The hourly step as it runs: histories read, negatives drawn, item rows moved, dense layers frozen."""
+    torch.set_num_threads(THREADS)
+    given = data.Histories.drawn(samples, items)
+    learner, drawn = _prepared(HOURLY, given)
+    config = learner.config
+    peer = SparseTorch(items + 1, config.hidden, item_tower=False, tau=config.tau, dense=False)
+    ours, theirs = rates(
+        samples,
+        lambda: [learner.train_incremental(drawn)],
+        _epoch(peer, given, config.batch_size_incremental, config.negatives),
+        rounds=rounds,
+    )
+    params = _params(config) | {"batch": config.batch_size_incremental, "dense": "frozen"}
+    name = "update.incremental"
+    return [Result(name, ours, "events/s", plain.NAME, theirs, params=params, data_sha256=given.sha256)]
+
+
+def _prepared(config: ModelConfig, given: data.Histories) -> tuple[Learner, Samples]:
+    """A model that has seen every item and every history, and the samples of what comes next."""
+    learner, catalogue = Learner.fresh(config), CatalogueColumns()
+    learner.observe(given.past, catalogue)
+    return learner, learner.prepare(given.following, catalogue)
+
+
+def _epoch(model: Steps, given: data.Histories, batch: int, negatives: int) -> Callable[[], None]:
+    """The same samples in the same batches; the negatives are drawn beforehand."""
+    history, target = torch.from_numpy(given.history), torch.from_numpy(given.target)
+    drawn = torch.from_numpy(data.zipf(data.generator(), negatives, given.items))
+
+    def epoch() -> None:
+        for start in range(0, len(target), batch):
+            model.step(history[start : start + batch], target[start : start + batch], drawn)
+
+    return epoch
+
+
+def _rechub(folder: Path, given: data.Histories, config: ModelConfig, samples: int) -> Worker:
+    if not PEERS_PYTHON.exists():
+        raise FileNotFoundError(f"{PEERS_PYTHON}: expected the peers' environment; run `make peers`")
+    file = folder / "data.npz"
+    np.savez(file, history=given.history[:samples] + 1, target=given.target[:samples] + 1)
+    options: dict[str, Any] = {
+        "rows": given.items + 1, "width": data.WIDTH, "hidden": config.hidden, "batch": config.batch_size,
+        "negatives": RECHUB_NEGATIVES, "threads": THREADS,
+    }  # fmt: skip
+    return Worker("benchmarks.peers.rechub_speed", [str(file), json.dumps(options)], PEERS_PYTHON)
+
+
+def _params(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "history": data.LENGTH,
+        "dim": data.WIDTH,
+        "hidden": [*config.hidden, data.WIDTH],
+        "negatives": config.negatives,
+        "threads": THREADS,
+    }

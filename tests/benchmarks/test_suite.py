@@ -1,0 +1,190 @@
+"""The suite of `make bench` at tiny sizes: every record is whole, every ratio is right. Times say nothing."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks import __main__ as bench
+from benchmarks import data, train
+from benchmarks.measure import Measurement, Result, rates, seconds, surroundings
+from benchmarks.sparse_torch import SparseTorch
+from benchmarks.suite import SUITE, names
+from benchmarks.train import PEERS_PYTHON
+from benchmarks.worker import Worker, WorkerFailed
+
+FIELDS = {
+    "name", "value", "unit", "peer", "peer_value", "ratio_to_peer", "limit", "ratio_to_limit", "params",
+    "versions", "git", "data_sha256", "machine",
+}  # fmt: skip
+TINY: dict[str, dict[str, Any]] = {
+    "train:youtube_dnn": {"items": 300, "samples": 64, "peer_samples": 0, "rounds": 1},
+    "train:two_tower": {"items": 300, "samples": 64, "rounds": 1},
+    "train:incremental": {"items": 300, "samples": 64, "rounds": 1},
+    "intake:taken_in": {"single": 200, "packed": 500, "rounds": 1},
+    "intake:path": {"events": 500, "users": 50, "items": 100, "rounds": 1},
+    "lookup:lookups": {"keys": 500, "asked": 200},
+    "update:rows": {"rows": 500, "batch": 8, "rounds": 2},
+    "prebatch:prebatched": {"samples": 64, "users": 4, "items": 100},
+    "decode:decoding": {"events": 200},
+    "join:hourly": {"impressions": 600},
+    "search:exact": {"items": 300, "queries": 3},
+}
+
+
+def tiny(measurement: Measurement) -> dict[str, Any]:
+    named = {"name": measurement.names[0]} if "name" in measurement.full else {}
+    return {**TINY[measurement.place], **named}
+
+
+def check(record: dict[str, Any], sizes: dict[str, Any]) -> None:
+    assert set(record) == FIELDS
+    json.dumps(record, allow_nan=False)
+    assert re.fullmatch(r"[0-9a-f]{64}|", record["data_sha256"])
+    assert record["params"].items() >= sizes.items()
+    assert record["value"] >= 0
+    assert (record["peer"] == "") == (record["peer_value"] is None)
+    for of in ("peer_value", "limit"):
+        ratio = record["ratio_to_peer" if of == "peer_value" else "ratio_to_limit"]
+        assert (ratio is None) == (record[of] is None)
+        if ratio is not None:
+            assert ratio == pytest.approx(record["value"] / record[of], abs=6e-4)
+
+
+def test_every_measurement_has_sizes_and_names_of_its_own() -> None:
+    assert len(set(names())) == len(names())
+    assert {one.place for one in SUITE} == set(TINY)
+    for one in SUITE:
+        assert set(one.full) == set(one.quick) == set(tiny(one))
+
+
+@pytest.mark.parametrize("measurement", SUITE, ids=lambda one: one.names[0])
+def test_records_are_whole_and_their_ratios_right(measurement: Measurement) -> None:
+    around = surroundings()
+    for result in measurement.run(tiny(measurement)):
+        check(result.record(around), TINY[measurement.place])
+
+
+@pytest.mark.skipif(not PEERS_PYTHON.exists(), reason="the peers' environment is missing: make peers")
+def test_torch_rechub_takes_its_turns_in_its_own_environment() -> None:
+    (one,) = train.youtube_dnn("train.youtubednn.1m", items=300, samples=64, peer_samples=32, rounds=1)
+    check(one.record(surroundings()), {})
+    assert one.peer == train.RECHUB
+    assert one.limit
+
+
+def test_plain_torch_learns_what_it_is_shown() -> None:
+    torch.manual_seed(7)
+    given = data.Histories.drawn(64, 50)
+    history, target = torch.from_numpy(given.history), torch.from_numpy(given.target)
+    negatives = torch.arange(50)
+    for dense in (True, False):
+        model = SparseTorch(51, (16,), item_tower=dense, tau=1.0, dense=dense)
+        before = float(model.loss(history, target, negatives).detach())
+        frozen = [one.detach().clone() for one in model.user.parameters()]
+        for _ in range(20):
+            model.step(history, target, negatives)
+        assert float(model.loss(history, target, negatives).detach()) < before
+        moved = any((one != was).any() for one, was in zip(model.user.parameters(), frozen, strict=True))
+        assert moved == dense
+
+
+def test_a_child_that_ends_says_why() -> None:
+    with (
+        Worker("benchmarks.peers.rechub_speed", ["nothing"]) as worker,
+        pytest.raises(WorkerFailed, match="Error"),
+    ):
+        worker.ask()
+
+
+def test_rates_take_turns_after_a_warm_up_and_believe_a_run_that_tells_its_time() -> None:
+    turns: list[str] = []
+    told = iter([9.0, 1.0, 5.0, 2.0])
+
+    def one() -> float:
+        turns.append("one")
+        return next(told)
+
+    def other() -> float:
+        turns.append("other")
+        return 0.5
+
+    assert rates([10, 1], one, other, rounds=3) == [5.0, 2.0]
+    assert turns == ["one", "other"] * 4
+    assert seconds(lambda: None, rounds=1)[0] >= 0
+
+
+def test_a_measurement_that_gives_other_results_than_it_says_is_refused() -> None:
+    wrong = Measurement("lookup:lookups", ("ids.other",), {}, {})
+    with pytest.raises(RuntimeError, match=r"expected results .*ids\.other.* got .*ids\.lookup"):
+        wrong.run(TINY["lookup:lookups"])
+
+
+def test_only_names_or_their_beginnings_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.chosen(None) == list(SUITE)
+    assert [one.place for one in bench.chosen(["ids.lookup", "decode"])] == [
+        "lookup:lookups",
+        "decode:decoding",
+    ]
+    with pytest.raises(SystemExit):
+        bench.options(["--only", "ids.lookup,nothing"])
+    assert "no result nothing" in capsys.readouterr().err
+
+
+def test_new_figures_take_the_place_of_old_ones_and_others_stay() -> None:
+    held = [{"name": name, "value": 1} for name in (names()[1], names()[0], "gone")]
+    new = [{"name": names()[0], "value": 2}]
+    assert [(one["name"], one["value"]) for one in bench.merged(held, new)] == [
+        (names()[0], 2),
+        (names()[1], 1),
+    ]
+
+
+def test_a_failure_is_named_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Measurement(
+        "lookup:lookups", ("ids.broken",), {"keys": -1, "asked": 1}, {"keys": -1, "asked": 1}
+    )
+    whole = Measurement("search:exact", ("search.exact",), *[TINY["search:exact"]] * 2)
+    monkeypatch.setattr(bench, "SUITE", (broken, whole))
+    latest = tmp_path / "latest.json"
+    latest.write_text(json.dumps([{"name": "ids.lookup", "value": 3.0, "peer": ""}]))
+    monkeypatch.setattr(bench, "LATEST", latest)
+    monkeypatch.setattr(bench, "QUICK", tmp_path / "quick" / "bench.json")
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--quick"])
+    assert bench.main() == 1
+    said = capsys.readouterr()
+    assert "not measured: ids.broken: ValueError" in said.err
+    assert "search.exact" in said.out
+    quick = bench.read(bench.QUICK)
+    assert [(one["name"], one["params"]["quick"]) for one in quick] == [("search.exact", True)]
+    assert [one["name"] for one in bench.read(latest)] == ["ids.lookup"]  # a quick run leaves it alone
+
+
+def test_the_change_compares_ratios_where_the_peer_is_the_same() -> None:
+    held = Result("a", 10.0, "x/s", "p", 5.0).record({})
+    now = Result("a", 9.0, "x/s", "p", 3.0).record({})
+    alone, before = Result("b", 3.0, "ms").record({}), Result("b", 2.0, "ms").record({})
+    assert bench._change(now, held) == 1.5
+    assert bench._change(alone, before) == 1.5
+    assert bench._change(now, None) is None
+    assert bench._change({**now, "peer": "other"}, held) is None
+    console = Console(record=True, width=120)
+    console.print(bench.table([now, alone], {"a": held}))
+    assert "1.50" in console.export_text()
+
+
+def test_generated_data_is_the_same_every_time() -> None:
+    one, other = (data.clustered(data.generator(), 500) for _ in range(2))
+    assert (one == other).all()
+    np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, rtol=1e-5)
+    ids = data.zipf(data.generator(), 10_000, 100)
+    assert ids.min() == 0
+    assert ids.max() < 100
+    assert np.bincount(ids).argmax() == 0
