@@ -31,12 +31,14 @@ check: $(STAMP)  ## Formatting, lint, types, layers, and the generated part of t
 	$(BIN)/python -m benchmarks.findings.tables --check
 	$(BIN)/python -m benchmarks.rankers.page --check
 	$(BIN)/python -m benchmarks.closed_loop.page --check
+	$(BIN)/python -m benchmarks.page --check
 
-bench: $(PEERS)/.installed  ## Measurements against peers and the full demo; writes benchmarks/results and the README table
+bench: $(PEERS)/.installed  ## Measurements against peers and the full demo; writes benchmarks/results and the tables of README.md and docs/performance.md
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
 	$(BIN)/freshrecall demo --exit
 	cp var/demo/report.json benchmarks/results/demo.json
 	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.page
 
 bench-quick: $(STAMP)  ## The same at small sizes, in under 3 minutes, beside the figures of the last full run
 	$(BIN)/python -W ignore -m benchmarks --quick $(ARGS)
@@ -60,6 +62,7 @@ docs: $(STAMP)  ## Write the generated parts of docs and README.md anew
 	$(BIN)/python -m benchmarks.findings.tables
 	$(BIN)/python -m benchmarks.rankers.page
 	$(BIN)/python -m benchmarks.closed_loop.page
+	$(BIN)/python -m benchmarks.page
 
 clean:  ## Remove the environment and everything the demo wrote
 	rm -rf $(VENV) var build *.egg-info

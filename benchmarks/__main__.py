@@ -41,7 +41,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--only", type=lambda text: text.split(","), metavar="NAME,…", help="these results only")
     add("--list", action="store_true", help="name all results and end")
     asked = parser.parse_args(words)
-    unknown = [one for one in asked.only or () if not any(_is_of(name, one) for name in names())]
+    unknown = [one for one in asked.only or () if not any(is_of(name, one) for name in names())]
     if unknown:
         parser.error(f"--only: no result {', '.join(unknown)}; there are {', '.join(names())}")
     return asked
@@ -51,10 +51,11 @@ def chosen(only: Sequence[str] | None) -> list[Measurement]:
     """Measurements of the asked results, all without any. What runs together is measured together."""
     if only is None:
         return list(SUITE)
-    return [one for one in SUITE if any(_is_of(name, asked) for name in one.names for asked in only)]
+    return [one for one in SUITE if any(is_of(name, asked) for name in one.names for asked in only)]
 
 
-def _is_of(name: str, asked: str) -> bool:
+def is_of(name: str, asked: str) -> bool:
+    """Whether a result is asked for: by its name, or by how its name begins."""
     return name == asked or name.startswith(f"{asked}.")
 
 
@@ -90,6 +91,7 @@ def table(records: Sequence[Record], latest: Mapping[str, Record] | None = None)
     else of the figure itself.
     """
     shown = Table("figure", "value", "peer", "peer's", "ratio", "of limit", title="freshrecall benchmarks")
+    shown.columns[0].no_wrap = True
     if latest is not None:
         shown.add_column("to latest.json")
     for one in records:

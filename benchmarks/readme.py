@@ -66,9 +66,8 @@ def explained_table(report: dict[str, Any]) -> str:
 def bench_table(results: list[dict[str, Any]]) -> str:
     """Ratios of one `make bench`."""
     rows = [(one["name"], measured(one), one["peer"] or NONE, ratio(one["ratio_to_peer"])) for one in results]
-    return "`make bench`, each against its peer in one run:\n\n" + _table(
-        ("path", "here", "peer", "ratio"), rows
-    )
+    head = "`make bench`, each against its peer in one run ([docs/performance.md](docs/performance.md)):\n\n"
+    return head + _table(("path", "here", "peer", "ratio"), rows)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

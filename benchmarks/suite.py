@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from benchmarks.measure import Measurement
 
+SERVED = {"items": 1_000_000, "users": 1_000_000, "graph_from": 100_000}
+FEW_SERVED = {"items": 20_000, "users": 20_000, "graph_from": 1_000}
+"""One bundle for all that serves it."""
+
 SUITE = (
     Measurement(
         "train:youtube_dnn",
@@ -15,7 +19,7 @@ SUITE = (
         full={
             "name": "train.youtubednn.1m",
             "items": 1_000_000,
-            "samples": 65_536,
+            "samples": 131_072,
             "peer_samples": 4096,
             "rounds": 3,
         },
@@ -33,7 +37,7 @@ SUITE = (
         full={
             "name": "train.youtubednn.100k",
             "items": 100_000,
-            "samples": 65_536,
+            "samples": 131_072,
             "peer_samples": 16_384,
             "rounds": 3,
         },
@@ -48,7 +52,7 @@ SUITE = (
     Measurement(
         "train:two_tower",
         ("train.two_tower.1m",),
-        full={"items": 1_000_000, "samples": 32_768, "rounds": 3},
+        full={"items": 1_000_000, "samples": 65_536, "rounds": 3},
         quick={"items": 100_000, "samples": 2048, "rounds": 1},
     ),
     Measurement(
@@ -104,6 +108,68 @@ SUITE = (
         ("search.exact",),
         full={"items": 68_000, "queries": 200},
         quick={"items": 20_000, "queries": 100},
+    ),
+    Measurement(
+        "search:published_items",
+        ("search.1m",),
+        full={**SERVED, "queries": 1000},
+        quick={**FEW_SERVED, "queries": 200},
+    ),
+    Measurement(
+        "serve:served",
+        ("serve.recall.1m", "serve.rate.1m", "serve.p99_over_p50"),
+        full={**SERVED, "requests": 10_000, "recalled": 500, "rounds": 5},
+        quick={**FEW_SERVED, "requests": 1000, "recalled": 50, "rounds": 1},
+    ),
+    Measurement(
+        "swap:swapped",
+        ("swap.p99_over_steady", "swap.stall_ms", "swap.failed", "memory.server", "memory.server.swap"),
+        full={
+            **SERVED,
+            "changed_users": 100_000,
+            "changed_items": 10_000,
+            "deltas": 10,
+            "bundles": 3,
+            "steady_s": 3.0,
+        },
+        quick={
+            **FEW_SERVED,
+            "changed_users": 2_000,
+            "changed_items": 1_000,
+            "deltas": 2,
+            "bundles": 1,
+            "steady_s": 0.5,
+        },
+    ),
+    Measurement(
+        "publish:bundle",
+        ("publish.bundle",),
+        full={**SERVED, "rounds": 5},
+        quick={**FEW_SERVED, "rounds": 2},
+    ),
+    Measurement(
+        "publish:delta_live",
+        ("publish.delta_live_s",),
+        full={**SERVED, "changed_users": 1_000_000, "changed_items": 100_000, "rounds": 3},
+        quick={**FEW_SERVED, "changed_users": 20_000, "changed_items": 10_000, "rounds": 1},
+    ),
+    Measurement(
+        "serve:startup",
+        ("startup.server_s",),
+        full={**SERVED, "rounds": 3},
+        quick={**FEW_SERVED, "rounds": 1},
+    ),
+    Measurement(
+        "growth:users",
+        ("growth.users",),
+        full={"sizes": (100_000, 1_000_000, 10_000_000), "events": 20_000, "rounds": 5},
+        quick={"sizes": (2_000, 20_000, 200_000), "events": 2_000, "rounds": 2},
+    ),
+    Measurement(
+        "growth:items",
+        ("growth.items",),
+        full={"sizes": (100_000, 1_000_000, 10_000_000), "queries": 500, "rounds": 5},
+        quick={"sizes": (500, 5_000, 50_000), "queries": 50, "rounds": 2},
     ),
 )
 

@@ -45,6 +45,11 @@ class Worker:
         )
         self.module = module
 
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
     def ask(self, **request: Any) -> Any:
         """Its answer. Raises WorkerFailed with what it said last, should it end instead."""
         self.tell(**request)

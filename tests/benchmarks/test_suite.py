@@ -1,5 +1,6 @@
 """The suite of `make bench` at tiny sizes: every record is whole, every ratio is right. Times say nothing."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -12,16 +13,25 @@ from rich.console import Console
 
 from benchmarks import __main__ as bench
 from benchmarks import data, train
+from benchmarks.bundles import MODEL, published
 from benchmarks.measure import Measurement, Result, rates, seconds, surroundings
+from benchmarks.page import PAGE, filled, main
+from benchmarks.serve_peer import app_of
 from benchmarks.sparse_torch import SparseTorch
 from benchmarks.suite import SUITE, names
+from benchmarks.swap import Seen
 from benchmarks.train import PEERS_PYTHON
 from benchmarks.worker import Worker, WorkerFailed
+from models.moments import one_moment
+from models.published import PublishedModel
+from models.registry import Registry
+from stream.keys import encode_id
 
 FIELDS = {
     "name", "value", "unit", "peer", "peer_value", "ratio_to_peer", "limit", "ratio_to_limit", "params",
     "versions", "git", "data_sha256", "machine",
 }  # fmt: skip
+SERVED = {"items": 300, "users": 100, "graph_from": 100}
 TINY: dict[str, dict[str, Any]] = {
     "train:youtube_dnn": {"items": 300, "samples": 64, "peer_samples": 0, "rounds": 1},
     "train:two_tower": {"items": 300, "samples": 64, "rounds": 1},
@@ -34,6 +44,21 @@ TINY: dict[str, dict[str, Any]] = {
     "decode:decoding": {"events": 200},
     "join:hourly": {"impressions": 600},
     "search:exact": {"items": 300, "queries": 3},
+    "search:published_items": {**SERVED, "queries": 3},
+    "serve:served": {**SERVED, "requests": 50, "recalled": 5, "rounds": 1},
+    "swap:swapped": {
+        **SERVED,
+        "changed_users": 50,
+        "changed_items": 20,
+        "deltas": 2,
+        "bundles": 1,
+        "steady_s": 0.05,
+    },
+    "publish:bundle": {**SERVED, "rounds": 1},
+    "publish:delta_live": {**SERVED, "changed_users": 50, "changed_items": 20, "rounds": 1},
+    "serve:startup": {**SERVED, "rounds": 1},
+    "growth:users": {"sizes": (20, 40), "events": 50, "rounds": 1},
+    "growth:items": {"sizes": (150, 300), "queries": 3, "rounds": 1},
 }
 
 
@@ -178,6 +203,60 @@ def test_the_change_compares_ratios_where_the_peer_is_the_same() -> None:
     console = Console(record=True, width=120)
     console.print(bench.table([now, alone], {"a": held}))
     assert "1.50" in console.export_text()
+
+
+def test_the_page_has_every_figure_once_and_says_what_is_missing(tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    assert main(check=True) == 0
+    one = Result("ids.lookup", 8.0, "keys/s", "dict", 2.0).record(surroundings())
+    text = filled(page.read_text(encoding="utf-8"), [one])
+    for name in names():
+        assert text.count(f"| `{name}` |") == 1
+    assert text.count("| not measured yet |") == len(names()) - 1
+    assert "| `ids.lookup` | 8 keys/s | dict | 2 | 4.00 | – |" in text
+    assert "Not measured yet." in filled(page.read_text(encoding="utf-8"), [])
+    with pytest.raises(ValueError, match="no result nothing"):
+        filled("<!-- performance: figures: nothing -->\n<!-- end of performance -->", [])
+
+
+def test_what_met_a_swap_is_told_apart() -> None:
+    ended_s = np.array([1.0, 1.1, 2.0, 2.05, 3.0])
+    latency_ms = np.array([10.0, 10.0, 500.0, 20.0, 30.0])
+    seen = Seen.of(latency_ms, ended_s, [(1.6, 2.04)])
+    assert seen.steady_p99_ms == pytest.approx(np.percentile([10.0, 10.0, 30.0], 99))
+    assert seen.p99_ms == pytest.approx(np.percentile([500.0, 20.0], 99))
+    assert seen.stall_ms == pytest.approx(900)
+    assert seen.steady_stall_ms == pytest.approx(950)
+    with pytest.raises(ValueError, match="during swaps and outside"):
+        Seen.of(latency_ms, ended_s, [])
+
+
+def test_the_hand_written_peer_gives_the_answers_of_the_model(tmp_path: Path) -> None:
+    made = published(**SERVED)
+    registry = Registry(tmp_path)
+    bundle = registry.open_bundle(made.publish(registry))
+    model, app = PublishedModel.load(bundle, MODEL), app_of(bundle, made.histories)
+    for user in range(3):
+        history = [(encode_id(item), 1) for item in made.histories[user].tolist()]
+        u_D = model.queries(one_moment(encode_id(user), 2, history)).flat[0]
+        answer = asyncio.run(_post(app, {"user_id": user, "k": 10}))
+        scores = made.vectors @ u_D
+        assert {one["id"] for one in answer["items"]} == set(np.argsort(-scores)[:10].tolist())
+        np.testing.assert_allclose(answer["items"][0]["score"], scores.max(), rtol=1e-4)
+
+
+async def _post(app: Any, body: dict[str, Any]) -> Any:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps(body).encode()}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app({"type": "http"}, receive, send)
+    return json.loads(sent[1]["body"])
 
 
 def test_generated_data_is_the_same_every_time() -> None:
