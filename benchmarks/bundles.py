@@ -44,9 +44,9 @@ class Published:
         fields = msgspec.structs.replace(self.fields, watermark_ms=self.fields.watermark_ms + hour * HOUR_MS)
         return registry.publish_bundle(self.files, fields)
 
-    def delta(self, base: str, sequence: int, table: str, changed: int, seed: int = 0) -> Delta:
+    def delta(self, base: str, sequence: int, table: str, changed: int) -> Delta:
         """An increment with new rows of the first `changed` users or items of what the bundle has."""
-        rng = np.random.default_rng([seed, sequence])
+        rng = np.random.default_rng(sequence)
         rows = data.clustered(rng, changed)
         keys = data.key_texts(np.arange(changed))
         fields = DeltaFields(

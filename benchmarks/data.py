@@ -17,7 +17,7 @@ SKEW = 1.2
 """Exponent of the Zipf distribution of item ids."""
 LENGTH, WIDTH = 50, 64
 """Items of a history, and width of vectors, as in the goals."""
-CLUSTER = 200
+CLUSTER, INTRINSIC = 200, 16
 
 
 def generator() -> np.random.Generator:
@@ -95,12 +95,15 @@ def typed(users: Int64Array, items: Int64Array, begin_ms: int = START_MS) -> lis
 
 
 def clustered(rng: np.random.Generator, n: int) -> Float32Array:
-    """float32[n, WIDTH] of unit length in clusters of CLUSTER neighbouring rows, as trained item vectors lie:
-    an index of vectors without any neighbourhood says nothing of one that has them.
+    """float32[n, WIDTH] of unit length as trained item vectors lie: near a space of INTRINSIC dimensions, in
+    clusters of CLUSTER neighbouring rows that overlap. An index of vectors without any neighbourhood says
+    nothing of one that has them.
     """
-    centres = rng.standard_normal((n // CLUSTER + 1, WIDTH), np.float32)
-    vectors = centres[np.arange(n) // CLUSTER]
-    vectors += np.float32(0.7) * rng.standard_normal((n, WIDTH), np.float32)
+    centres = rng.standard_normal((n // CLUSTER + 1, INTRINSIC), np.float32)
+    places = centres[np.arange(n) // CLUSTER]
+    places += np.float32(0.5) * rng.standard_normal((n, INTRINSIC), np.float32)
+    vectors = places @ rng.standard_normal((INTRINSIC, WIDTH), np.float32)
+    vectors += np.float32(0.2) * rng.standard_normal((n, WIDTH), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 

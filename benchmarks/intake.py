@@ -33,6 +33,7 @@ from updater.state import Recipe, TrainingState
 
 PACK = 50
 INTERVALS = 5
+PATIENCE_S = 120.0
 Interval = tuple[pa.Table, int]
 """Events of one sealed interval, and its end in event time, ms."""
 
@@ -106,10 +107,12 @@ def _through(
         letters = DeadLetters(Path(folder) / "dead.jsonl")
         intake = Intake(kafka, archive, None, letters, on_seal=lambda seals: sealed.set())
         reader, done, intervals = ArchiveReader(archive.root), 0, list[Interval]()
+        progress = _Progress("event time through the path, ms")
         began = time.perf_counter()
         taking_in = pool.submit(intake.run, stop)
         try:
             while done < end_ms and not taking_in.done():
+                progress.check(done)
                 sealed.wait(1.0)
                 sealed.clear()
                 for seal in reader.seals():
@@ -125,12 +128,28 @@ def _through(
     return intervals, seconds
 
 
+class _Progress:
+    """Gives up on a stream that stands still."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._seen, self._at = what, -1, time.monotonic()
+
+    def check(self, seen: int) -> None:
+        """Raises TimeoutError once `seen` has not changed for PATIENCE_S."""
+        if seen != self._seen:
+            self._seen, self._at = seen, time.monotonic()
+        elif time.monotonic() - self._at > PATIENCE_S:
+            raise TimeoutError(f"{self._what}: stands at {seen} for {PATIENCE_S:g} s; is the broker well?")
+
+
 def _take(kafka: KafkaConfig, events: int) -> float:
     """Seconds from the first look at the topic to the last valid batch, by the reader of the consumer."""
+    progress = _Progress(f"events of {kafka.events}")
     began, seen, guard = time.perf_counter(), 0, TimeGuard(TimeLimits())
     reader = Reader(kafka, [kafka.events], lambda topic, topic_id: {})
     try:
         while seen < events:
+            progress.check(seen)
             chunks = reader.take(0.05)
             messages = [record.value for chunk in chunks for record in chunk.records]
             if messages:
@@ -145,12 +164,14 @@ def _take(kafka: KafkaConfig, events: int) -> float:
 
 def _poll(kafka: KafkaConfig, places: dict[TopicPartition, int]) -> float:
     """The same from kafka-python alone, which is handed the partitions and looks at nothing."""
+    progress = _Progress(f"messages of {kafka.events}")
     began, seen, wanted = time.perf_counter(), 0, sum(places.values())
     consumer = _consumer(kafka)
     try:
         consumer.assign(list(places))
         consumer.seek_to_beginning()
         while seen < wanted:
+            progress.check(seen)
             polled = consumer.poll(timeout_ms=50, max_records=kafka.queue_messages)
             seen += sum(len(records) for records in polled.values())
         return time.perf_counter() - began
