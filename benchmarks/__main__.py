@@ -91,7 +91,7 @@ def table(records: Sequence[Record], latest: Mapping[str, Record] | None = None)
     else of the figure itself.
     """
     shown = Table("figure", "value", "peer", "peer's", "ratio", "of limit", title="freshrecall benchmarks")
-    shown.columns[0].no_wrap = True
+    shown.columns[0].no_wrap = shown.columns[1].no_wrap = True
     if latest is not None:
         shown.add_column("to latest.json")
     for one in records:

@@ -20,7 +20,7 @@ from models.published import PublishedModel
 from stream.keys import encode_id
 
 K, CONNECTIONS = 100, 8
-PEER = "hand-written raw ASGI app: NumPy tower, the same faiss index, histories in memory"
+PEER = "hand-written ASGI app"
 
 
 def served(

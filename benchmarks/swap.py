@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from benchmarks.bundles import ASKED, MODEL, published
 from benchmarks.measure import Result
-from benchmarks.serve import CONNECTIONS, K
+from benchmarks.serve import CONNECTIONS, K, asked
 from benchmarks.system import resident_bytes, serving
 from benchmarks.worker import Worker
 from models.artifact import Artifact
 from models.bundle import index_file, items_file, model_file
 
 SAMPLE_S = 0.005
+WARM_UP = 500
+"""Requests of a server that has just started, which say nothing of a steady one."""
 Span = tuple[float, float]
 """From a move of the pointer to the first answer of the new version, time.monotonic."""
 
@@ -47,18 +49,21 @@ def swapped(
         versions += [(made.publish(system.registry, hour), 0) for hour in range(1, bundles + 1)]
         on = Path(name) / "load-on"
         on.touch()
-        outside, spans, peak = resident_bytes(system.pid), list[Span](), Peak(system.pid)
-        with Worker("benchmarks.load") as load, peak:
-            load.tell(url=system.url, users=ASKED, k=K, connections=CONNECTIONS, while_there=str(on))
-            time.sleep(steady_s)
-            for version, delta in versions:
-                began = time.monotonic()
-                system.point(version, delta)
-                system.until_served(version, delta)
-                spans.append((began, time.monotonic()))
+        spans, peak = list[Span](), Peak(system.pid)
+        with Worker("benchmarks.load") as load:
+            asked(load, system.url, requests=WARM_UP)
+            outside = resident_bytes(system.pid)
+            with peak:
+                load.tell(url=system.url, users=ASKED, k=K, connections=CONNECTIONS, while_there=str(on))
                 time.sleep(steady_s)
-            on.unlink()
-            told = load.answer()
+                for version, delta in versions:
+                    began = time.monotonic()
+                    system.point(version, delta)
+                    system.until_served(version, delta)
+                    spans.append((began, time.monotonic()))
+                    time.sleep(steady_s)
+                on.unlink()
+                told = load.answer()
     seen = Seen.of(np.array(told["latency_ms"]), np.array(told["ended_s"]), spans)
     params = {
         "k": K, "connections": CONNECTIONS, "requests": len(told["ended_s"]), "said": told["said"],
