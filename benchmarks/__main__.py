@@ -91,9 +91,10 @@ def table(records: Sequence[Record], latest: Mapping[str, Record] | None = None)
     else of the figure itself.
     """
     shown = Table("figure", "value", "peer", "peer's", "ratio", "of limit", title="freshrecall benchmarks")
-    shown.columns[0].no_wrap = shown.columns[1].no_wrap = True
     if latest is not None:
         shown.add_column("to latest.json")
+    for column in shown.columns:
+        column.no_wrap = column.header != "peer"
     for one in records:
         cells = [one["name"], measured(one), one["peer"], number(one["peer_value"])]
         cells += [ratio(one["ratio_to_peer"]), ratio(one["ratio_to_limit"])]
@@ -132,7 +133,7 @@ def main() -> int:
     if asked.list:
         print("\n".join(names()))
         return 0
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     records, failures = run(chosen(asked.only), asked.quick, console)
     held = read(LATEST)
     if asked.quick:
