@@ -12,7 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 190, 56, 48
 _COLOURS = {
     "random": "#9aa0a6", "popular": "#5f6368", "daily": "#a6cee3", "daily + counts": "#1f78b4",
     "hourly users": "#b2df8a", "hourly rows": "#33a02c", "pre-rank": "#e08214",
-    "pre-rank + rejects": "#d7301f", "oracle": "#202124",
+    "pre-rank + rejects": "#d7301f", "fused": "#cab2d6", "fused + pre-rank": "#6a3d9a", "oracle": "#202124",
 }  # fmt: skip
 _TICKS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _LABEL_PX = 15
