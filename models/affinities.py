@@ -149,8 +149,7 @@ class Affinities:
         segments = np.full((n, len(self.sides.fields)), -1, np.int64)
         bags = self.sides.request.keys(columns, moments.ts_ms)
         for place, (table, bag) in enumerate(zip(self.sides.fields, bags, strict=True)):
-            names = [self._rows.get(table + JOINT + key, -1) for key in bag.keys.to_pylist()]
-            segments[:, place] = names  # one of a column that is not there stands for all n
+            segments[:, place] = [self._rows.get(table + JOINT + key, -1) for key in bag.keys.to_pylist()]
         flat = self.places(moments.history_id) if self.sides.item.slots else np.empty(0, np.int64)
         offsets = moments.history_offsets if len(flat) else np.zeros(n + 1, np.int64)
         return Askers(segments, flat, offsets)

@@ -78,8 +78,6 @@ class AffinityCounts:
         request = self.sides.request
         columns = columns_of_events(request, events, catalogue)
         for table, bag in zip(self.sides.fields, request.keys(columns, ts_ms), strict=True):
-            if len(bag.keys) < len(item):
-                continue  # a column that is not there
             there = np.flatnonzero(pc.not_equal(bag.keys, "").to_numpy(zero_copy_only=False))
             encoded = bag.keys.take(pa.array(there)).dictionary_encode()
             names = pc.binary_join_element_wise(table, encoded.dictionary, JOINT)
