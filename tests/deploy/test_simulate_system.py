@@ -34,7 +34,9 @@ SETTINGS: dict[str, Any] = {
             "hard_negatives": ["rejects"],
         },
     },
-    "rankers": {"light": {"kind": "deepfm", "dim": 4, "hidden": [8], "epochs_first": 1}},
+    "rankers": {
+        "light": {"kind": "deepfm", "dim": 4, "hidden": [8], "epochs_first": 1, "linear_share": 0.0}
+    },
     "serving": {
         "clock": "event", "rejects_per_answer": 3, "prerank": {"model": "light", "candidates": 8},
     },
@@ -101,7 +103,7 @@ def test_answers_are_full_distinct_and_learned(long: tuple[Watched, pa.Table, Pa
     assert len(rows) > 50
     assert (rows > 0).all()
     assert all(len(set(row)) == K for row in rows.tolist())
-    assert len({tuple(row) for row in rows.tolist()}) > 12  # not one list for everybody
+    assert len({tuple(row) for row in rows.tolist()}) > 20  # not one list for everybody
 
 
 def test_items_born_after_the_bundle_can_be_answered(long: tuple[Watched, pa.Table, Path]) -> None:
