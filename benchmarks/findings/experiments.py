@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.findings.data import COMPLETEJOURNEY, KUAIRAND, MOVIETWEETINGS
-from deploy.backtest.settings import FUSED
 
 CODE = "1"
 """Raise it when a change of the code or of a default makes earlier figures stale: all runs are made again."""
@@ -127,19 +126,14 @@ so long that it is asked what it alone can answer, and what is asked of all thre
 
 
 COARSER: Mapping[str, Mapping[str, Any]] = {COMPLETEJOURNEY: {"interval": "6h", "sample": 10_000}}
-"""A test window of eleven weeks, of baskets known to the hour; all channels in one ranking with one seed."""
+"""A test window of eleven weeks, of baskets known to the hour."""
 
 
 def on(data: str) -> tuple[Experiment, ...]:
     """The experiments of one data set."""
     asked = (one for one in _all(data) if one.group in GROUPS.get(data, (one.group,)))
     coarser = COARSER.get(data, {})
-    return tuple(
-        one
-        if one.group == "intervals"
-        else replace(one, **coarser, seeds=one.seeds[:1] if FUSED in one.channels and coarser else one.seeds)
-        for one in asked
-    )
+    return tuple(one if one.group == "intervals" else replace(one, **coarser) for one in asked)
 
 
 def _all(data: str) -> tuple[Experiment, ...]:
