@@ -192,13 +192,13 @@ class Affinities:
 
     def tensors(self, prefix: str = "") -> Tensors:
         """Everything from_tensors() needs."""
-        packed = {
-            f"{prefix}{name}.{part}": array
-            for name, keys in (("segments", self.segments), ("items", self.items))
-            for part, array in pack_keys(keys).items()
+        return {
+            **pack_keys(self.segments, prefix + "segments."),
+            **pack_keys(self.items, prefix + "items."),
+            prefix + "features": self.sides.stored(),
+            prefix + "lifts": self.lifts,
+            prefix + "categories": self.categories,
         }
-        tables = {"features": self.sides.stored(), "lifts": self.lifts, "categories": self.categories}
-        return packed | {prefix + name: table for name, table in tables.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], prefix: str = "") -> Affinities:

@@ -116,13 +116,9 @@ class AffinityCounts:
 
     def state(self) -> Tensors:
         """Everything from_state() needs."""
-        packed = {
-            f"{name}.{part}": array
-            for name, keys in (("segments", self._segments), ("items", self._items))
-            for part, array in pack_keys(keys).items()
-        }
         return {
-            **packed,
+            **pack_keys(self._segments, "segments."),
+            **pack_keys(self._items, "items."),
             "features": self.sides.stored(),
             "categories": self._categories.copy(),
             "clock": np.array([self.half_life_ms, self.as_of_ms], np.int64),

@@ -43,8 +43,8 @@ class PublishConflict(ArtifactError):
     """The name is taken by other content."""
 
 
-def pack_keys(keys: pa.Array) -> dict[str, Array]:
-    """Key texts as two tensors: `bytes` uint8[total] (UTF-8) and `offsets` int64[n+1]."""
+def pack_keys(keys: pa.Array, prefix: str = "") -> dict[str, Array]:
+    """Key texts as two tensors: `<prefix>bytes` uint8[total] (UTF-8) and `<prefix>offsets` int64[n+1]."""
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
     wide = keys.cast(pa.large_string())
@@ -53,10 +53,10 @@ def pack_keys(keys: pa.Array) -> dict[str, Array]:
     _, offsets, data = wide.buffers()
     n = len(wide)
     if n == 0:
-        return {"bytes": np.empty(0, np.uint8), "offsets": np.zeros(1, np.int64)}
+        return {prefix + "bytes": np.empty(0, np.uint8), prefix + "offsets": np.zeros(1, np.int64)}
     at = np.frombuffer(offsets, np.int64)[wide.offset : wide.offset + n + 1]
     text = np.frombuffer(data, np.uint8)[at[0] : at[-1]] if at[-1] > at[0] else np.empty(0, np.uint8)
-    return {"bytes": text, "offsets": at - at[0]}
+    return {prefix + "bytes": text, prefix + "offsets": at - at[0]}
 
 
 def unpack_keys(tensors: Mapping[str, Array], prefix: str = "") -> pa.Array:

@@ -43,10 +43,11 @@ class BlendRows:
         if signals is not None:
             self.signals.append(signals)
 
-    def part(self, begin: int, end: int) -> BlendRows:
-        """Some of the rows."""
-        features, signals = self.features[begin:end], self.signals[begin:end]
-        return BlendRows(self.channels, self.named, features, signals, self.place[begin:end])
+    def take(self, rows: Sequence[int] | Int64Array) -> BlendRows:
+        """Some of the rows, in this order."""
+        features, place = [self.features[row] for row in rows], [self.place[row] for row in rows]
+        signals = [self.signals[row] for row in rows] if self.signals else []
+        return BlendRows(self.channels, self.named, features, signals, place)
 
     def __len__(self) -> int:
         return len(self.place)

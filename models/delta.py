@@ -74,7 +74,10 @@ class PopularityList:
 
     def tensors(self, prefix: str = "") -> dict[str, Array]:
         """As stored: `<prefix>keys.bytes`, `<prefix>keys.offsets`, `<prefix>scores`."""
-        return {**_packed(prefix + "keys", self.keys), prefix + "scores": np.asarray(self.scores, np.float64)}
+        return {
+            **pack_keys(self.keys, prefix + "keys."),
+            prefix + "scores": np.asarray(self.scores, np.float64),
+        }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Array], prefix: str = "") -> PopularityList:
@@ -116,8 +119,8 @@ def write_delta(root: Path, delta: Delta) -> Artifact:
         for table, rows in tables.items():
             _check_rows(fields, model, table, rows)
             name = f"{model}/{table}/"
-            tensors |= _packed(name + "keys", rows.keys)
-            tensors |= _packed(name + "tombstones", rows.tombstones)
+            tensors |= pack_keys(rows.keys, name + "keys.")
+            tensors |= pack_keys(rows.tombstones, name + "tombstones.")
             tensors[name + "rows"] = rows.rows
             if rows.vectors is not None:
                 tensors[name + "vectors"] = rows.vectors
@@ -196,10 +199,6 @@ def open_delta(path: Path, base: str, verify: bool = True) -> Delta:
 
 def _channel(name: str) -> str:
     return f"channels/{name}/"
-
-
-def _packed(prefix: str, keys: pa.Array) -> dict[str, Array]:
-    return {f"{prefix}.{part}": array for part, array in pack_keys(keys).items()}
 
 
 def _check_rows(fields: DeltaFields, model: str, table: str, rows: TableRows) -> None:

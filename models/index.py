@@ -178,10 +178,9 @@ def item_files(
     scores, _ = (
         _scan(base.vectors, golden, min(10, len(base)), None) if len(base) else _nothing(len(golden), 0)
     )
-    packed = {f"keys.{part}": array for part, array in pack_keys(keys).items()}
     files: dict[str, Content] = {
         items_file(model): {
-            **packed,
+            **pack_keys(keys, "keys."),
             "vectors": base.vectors,
             "golden.queries": golden,
             "golden.scores": scores,

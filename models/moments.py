@@ -38,6 +38,18 @@ class HistoryLists:
             )
 
 
+def newest_places(offsets: Int64Array, most: int) -> tuple[Int64Array, Int64Array]:
+    """Of N lists that end with their newest entry, the last `most` entries of each: their places
+    int64[flat], and the offsets int64[N+1] of what is left.
+
+    offsets: int64[N+1], from anywhere.
+    """
+    sizes = np.minimum(np.diff(offsets), most)
+    left = np.zeros(len(offsets), np.int64)
+    np.cumsum(sizes, out=left[1:])
+    return np.repeat(offsets[1:] - left[1:], sizes) + np.arange(left[-1]), left
+
+
 @dataclass(frozen=True)
 class Moments:
     """N moments at which a user vector is wanted.

@@ -75,11 +75,9 @@ class NeighbourRows:
         """As stored: `<prefix>triggers.bytes|offsets`, `<prefix>items.bytes|offsets`, `<prefix>offsets`,
         `<prefix>neighbours`, `<prefix>scores`.
         """
-        keys = {"triggers.": pack_keys(self.triggers), "items.": pack_keys(self.items)}
-        packed = {
-            f"{prefix}{name}{part}": array for name, parts in keys.items() for part, array in parts.items()
-        }
-        return packed | {
+        return {
+            **pack_keys(self.triggers, f"{prefix}triggers."),
+            **pack_keys(self.items, f"{prefix}items."),
             f"{prefix}offsets": self.offsets,
             f"{prefix}neighbours": self.neighbours,
             f"{prefix}scores": self.scores,

@@ -65,8 +65,8 @@ def judged_fit(prerank: Prerank | None, blend: Blend, rows: BlendRows, seed: int
     rows: by time.
     """
     cut = round((1 - HELD_OUT) * len(rows))
-    fitted = fit_prerank(prerank, blend, rows.part(0, cut), seed)
-    inputs, places = _inputs(blend, rows.part(cut, len(rows)))
+    fitted = fit_prerank(prerank, blend, rows.take(range(cut)), seed)
+    inputs, places = _inputs(blend, rows.take(range(cut, len(rows))))
     if fitted is None or not inputs:
         return None
     losses = [

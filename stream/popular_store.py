@@ -19,10 +19,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from stream.archive import Archive
-from stream.errors import StoreForgot, Unreachable
+from stream.errors import StoreForgot
 from stream.popular_counts import LANDMARK_HALF_LIVES, PopularNowConfig, counted, landmarks_ms, tally
-from stream.profiles import AWAY, SETTING
 from stream.seals import Positions, column, from_text, limits
+from stream.store import SETTING, connected, reached
 from stream.unapplied import unapplied, whole_messages
 
 _WRITE = files("stream").joinpath("popular_store.lua").read_text()
@@ -43,11 +43,7 @@ class PopularCounts:
     def __init__(self, url: str, config: PopularNowConfig, prefix: str = "freshrecall") -> None:
         """prefix: beginning of every key. Raises Unreachable if the store does not answer."""
         self.config, self._url = config, url
-        self._store = redis.Redis.from_url(url)
-        try:
-            self._store.ping()
-        except AWAY as error:
-            raise Unreachable(SETTING, url, type(error).__name__) from error
+        self._store = connected(url)
         self._write = self._store.register_script(_WRITE)
         self._base = _base(prefix)
         self._held: Positions | None = None
@@ -61,7 +57,7 @@ class PopularCounts:
         Raises Unreachable if the store went away, StoreForgot if it no longer holds what was counted before;
         applying the same again later does no harm.
         """
-        try:
+        with reached(self._url):
             if self._held is None:
                 self.positions()
             events = _in_order(batch)
@@ -72,15 +68,11 @@ class PopularCounts:
             for place, offset in (following or {}).items():
                 last[place] = max(offset, last.get(place, 0))
             self._apply(parts[-1], last)
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def positions(self) -> Positions:
         """(incarnation, partition) -> next offset to count, by this rule. Raises Unreachable."""
-        try:
+        with reached(self._url):
             state: dict[bytes, bytes] = self._store.hgetall(self._base + "state")  # type: ignore[assignment]
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
         texts = {key.decode(): value for key, value in state.items()}
         mine = texts.get("rule", b"").decode() == self.config.rule
         marks = {key[2:]: int(value) for key, value in texts.items() if mine and key.startswith("p:")}
@@ -150,7 +142,7 @@ class PopularCounts:
 
     def _forget_another_rule(self) -> None:
         """Drop the counts that another configuration made; their state last, so that a crash repeats it."""
-        try:
+        with reached(self._url):
             rule: bytes | None = self._store.hget(self._base + "state", "rule")  # type: ignore[assignment]
             if rule is None or rule.decode() == self.config.rule:
                 return
@@ -159,8 +151,6 @@ class PopularCounts:
                 self._store.unlink(f"{self._base}list:{field.decode()}")
             for name in ("landmarks", "segments", "changes", "state"):
                 self._store.unlink(self._base + name)
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
 
 class ReadList(msgspec.Struct, frozen=True):
@@ -223,7 +213,7 @@ class PopularReader:
         return PopularReading()
 
     def _read_some(self, epoch: str, after: int) -> _Packed:
-        try:
+        with reached(self._url):
             packed: bytes = self._script(
                 keys=[self._base + name for name in ("state", "landmarks", "changes")],
                 args=[
@@ -236,8 +226,6 @@ class PopularReader:
                     *(_name(half_life) for half_life in self.config.half_lives_ms),
                 ],
             )
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
         unpacked: _Packed = _unpack(packed)
         return unpacked
 

@@ -19,13 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stream.applied import AppliedMarks
 from stream.archive import Archive
-from stream.errors import Unreachable
 from stream.seals import Positions, column
 from stream.seen import BloomSeen, ExactSeen, read_keys, read_sets
 from stream.seen_config import SeenConfig
+from stream.store import SETTING, connected, reached
 from stream.unapplied import unapplied
 
-SETTING = "redis.url"
 _SCRIPT = files("stream").joinpath("profiles.lua").read_text()
 # One packed string: hundreds of small replies would cost the client ten times as much to parse. Exact seen
 # sets (ARGV[2] of them) are in it; filters follow in one more, for their bits are no text.
@@ -45,8 +44,6 @@ end
 lists[#lists + 1] = lengths
 return {cmsgpack.pack(lists), table.concat(slots)}
 """
-# Not only lost connections: a store that is full, read-only or loading refuses commands.
-AWAY = (redis.RedisError, OSError)
 _PLACE_BYTES = 36  # fixed-width hexadecimal position in front of a history member: equal times sort by it
 _HISTORY, _CONSUMED = 1, 2
 
@@ -100,11 +97,7 @@ class Profiles:
         """Connect. Raises Unreachable if the store does not answer."""
         self.config = config or ProfileConfig()
         self._url = url
-        self._store = redis.Redis.from_url(url)
-        try:
-            self._store.ping()
-        except AWAY as error:
-            raise Unreachable(SETTING, url, type(error).__name__) from error
+        self._store = connected(url)
         self._apply = self._store.register_script(_SCRIPT)
         self._marks = AppliedMarks(self._store, f"{self.config.prefix}:applied", SETTING, url)
         history, consumed = set(self.config.history_kinds), set(self.config.consumed_kinds)
@@ -121,10 +114,8 @@ class Profiles:
         Raises Unreachable if the store went away, StoreForgot if it no longer holds what was applied before;
         applying the same again later does no harm.
         """
-        try:
+        with reached(self._url):
             self._apply_all(batch, following or {})
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def _apply_all(self, batch: pa.RecordBatch | pa.Table, following: Mapping[tuple[int, int], int]) -> None:
         self._marks.check(following)
@@ -145,10 +136,8 @@ class Profiles:
 
     def positions(self) -> Positions:
         """(incarnation, partition) -> next offset to apply."""
-        try:
+        with reached(self._url):
             return self._marks.read()
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def repair(self, archive: Archive) -> int:
         """Apply what the archive holds and the profiles do not; returns the number of events looked at."""
@@ -160,28 +149,21 @@ class Profiles:
 
     def set_attributes(self, attributes: Mapping[str, Mapping[str, str] | None]) -> None:
         """Replace the attributes of users (key text -> attributes, None = deleted). Raises Unreachable."""
-        try:
-            with self._store.pipeline(transaction=False) as pipeline:
-                for user_id, values in attributes.items():
-                    content = msgspec.json.encode(values or {})
-                    pipeline.hset(user_keys(self.config.prefix, user_id)[0], "attributes", content)
-                pipeline.execute()
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
+        with reached(self._url), self._store.pipeline(transaction=False) as pipeline:
+            for user_id, values in attributes.items():
+                content = msgspec.json.encode(values or {})
+                pipeline.hset(user_keys(self.config.prefix, user_id)[0], "attributes", content)
+            pipeline.execute()
 
     def holds_attributes(self) -> bool:
         """Whether the store still has what `attributes_set` left there. Raises Unreachable."""
-        try:
+        with reached(self._url):
             return bool(self._store.exists(f"{self.config.prefix}:users"))
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def attributes_set(self) -> None:
         """Record that the attributes of all users are in the store. Raises Unreachable."""
-        try:
+        with reached(self._url):
             self._store.set(f"{self.config.prefix}:users", 1)
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def close(self) -> None:
         """End the connection."""
@@ -225,10 +207,8 @@ class AsyncProfiles:
 
     async def ping(self) -> None:
         """Raises Unreachable if the store does not answer."""
-        try:
+        with reached(self._url):
             await self._store.ping()
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     async def fetch(self, user_id: str, consumed: bool = True) -> Profile:
         """The profile of a key text in one round trip; an empty one for an unknown user.
@@ -239,10 +219,8 @@ class AsyncProfiles:
         keys, sets = user_keys(self.config.prefix, user_id)[:3], self._sets[consumed]
         keys += read_keys(keys[0], sets)
         exact = sum(one.store == "exact" for _, one in sets)
-        try:
+        with reached(self._url):
             packed, slots = await self._read(keys=keys, args=[int(consumed), exact])
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
         facts, history, items, *listed, lengths = _unpack(packed)
         return _profile(user_id, facts, history, items, read_sets(sets, listed, slots, map(int, lengths)))
 

@@ -71,6 +71,19 @@ class Added:
     bits: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Events of one set: distinct users and items, and of each of n events its user, item (places among
+    them, int64[n]) and time, int64[n] ms.
+    """
+
+    users: pa.Array
+    items: pa.Array
+    user: np.ndarray
+    item: np.ndarray
+    ts_ms: np.ndarray
+
+
 def added(events: pa.RecordBatch | pa.Table, sets: Mapping[str, SeenConfig]) -> Iterator[Added]:
     """What events of EVENT_SCHEMA add to every set, by user."""
     events = events if isinstance(events, pa.Table) else pa.Table.from_batches([events])
@@ -83,10 +96,10 @@ def added(events: pa.RecordBatch | pa.Table, sets: Mapping[str, SeenConfig]) -> 
     ts_ms = column(events, "ts_ms")
     for name, config in sets.items():
         rows = np.flatnonzero(np.isin(kinds[1], np.flatnonzero(np.isin(kinds[0], config.kinds))))
-        of = (users[1][rows], items[1][rows], ts_ms[rows])
         if len(rows):
             add = _exact if config.store == "exact" else _bloom
-            yield from add(name, config, users[0], items[0], *of)
+            of_set = _Rows(users[0], items[0], users[1][rows], items[1][rows], ts_ms[rows])
+            yield from add(name, config, of_set)
 
 
 def _encoded(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
@@ -95,48 +108,30 @@ def _encoded(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     return encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _exact(
-    name: str,
-    config: SeenConfig,
-    users: pa.Array,
-    items: pa.Array,
-    user: np.ndarray,
-    item: np.ndarray,
-    ts_ms: np.ndarray,
-) -> Iterator[Added]:
+def _exact(name: str, config: SeenConfig, rows: _Rows) -> Iterator[Added]:
+    user, item, ts_ms = rows.user, rows.item, rows.ts_ms
     order = np.lexsort([ts_ms, item, user])
     user, item, ts_ms = user[order], item[order], ts_ms[order]
     last = np.flatnonzero(np.append((np.diff(user) != 0) | (np.diff(item) != 0), True))
     user, item, ts_ms = user[last], item[last], ts_ms[last]
-    keys, times = items.take(pa.array(item)).to_pylist(), ts_ms.tolist()
-    ends, names = _runs(user), users.to_pylist()
+    keys, times = rows.items.take(pa.array(item)).to_pylist(), ts_ms.tolist()
+    ends, names = _runs(user), rows.users.to_pylist()
     for begin, end in pairwise(ends):
         yield Added(names[user[begin]], name, keys[begin:end], times[begin:end])
 
 
-def _bloom(
-    name: str,
-    config: SeenConfig,
-    users: pa.Array,
-    items: pa.Array,
-    user: np.ndarray,
-    item: np.ndarray,
-    ts_ms: np.ndarray,
-) -> Iterator[Added]:
-    generation = ts_ms // config.slice_ms
+def _bloom(name: str, config: SeenConfig, rows: _Rows) -> Iterator[Added]:
+    user, item = rows.user, rows.item
+    generation = rows.ts_ms // config.slice_ms
     order = np.lexsort([item, generation, user])
     user, generation, item = user[order], generation[order], item[order]
     first = np.append(True, (np.diff(user) != 0) | (np.diff(generation) != 0) | (np.diff(item) != 0))
     user, generation, item = user[first], generation[first], item[first]
     met, item = np.unique(item, return_inverse=True)
-    texts = pa.array(config.shape.places(items.take(pa.array(met))).ravel() + 8 * GENERATION_BYTES).cast(
-        pa.string()
-    )
-    bits, hashes = (
-        np.array(texts.to_pylist(), object).reshape(len(met), -1)[item].ravel().tolist(),
-        config.shape.hashes,
-    )
-    ends, names = _runs(user, generation), users.to_pylist()
+    places, hashes = config.shape.places(rows.items.take(pa.array(met))), config.shape.hashes
+    texts = pa.array(places.ravel() + 8 * GENERATION_BYTES).cast(pa.string()).to_pylist()
+    bits = np.array(texts, object).reshape(len(met), hashes)[item].ravel().tolist()
+    ends, names = _runs(user, generation), rows.users.to_pylist()
     for begin, end in pairwise(ends):
         of = (names[user[begin]], name)
         yield Added(*of, generation=int(generation[begin]), bits=bits[begin * hashes : end * hashes])

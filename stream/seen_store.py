@@ -13,15 +13,14 @@ from importlib.resources import files
 
 import msgspec
 import pyarrow as pa
-import redis
 
 from stream.applied import AppliedMarks
 from stream.archive import Archive
-from stream.errors import Unreachable
-from stream.profiles import AWAY, SETTING, user_keys
+from stream.profiles import user_keys
 from stream.seals import Positions
 from stream.seen import Added, added, seen_key
 from stream.seen_config import SeenConfig
+from stream.store import SETTING, connected, reached
 from stream.unapplied import unapplied
 
 _SCRIPT = files("stream").joinpath("seen_store.lua").read_text()
@@ -39,11 +38,7 @@ class SeenSets:
         """prefix: beginning of every key. Raises Unreachable if the store does not answer."""
         self.sets, self.prefix, self.dropped = dict(sets), prefix, 0
         self._url, self._told = url, {name: _Told.of(one) for name, one in sets.items()}
-        self._store = redis.Redis.from_url(url)
-        try:
-            self._store.ping()
-        except AWAY as error:
-            raise Unreachable(SETTING, url, type(error).__name__) from error
+        self._store = connected(url)
         self._add = self._store.register_script(_SCRIPT)
         rules = sha256("".join(sorted(f"{name}:{one.rule};" for name, one in sets.items())).encode())
         # Another rule begins anew: its marks are others too.
@@ -58,19 +53,15 @@ class SeenSets:
         `following`: next offsets after this batch, recorded last; they say where a replay has to begin.
         Raises Unreachable if the store went away, StoreForgot if it no longer holds what was applied before.
         """
-        try:
+        with reached(self._url):
             self._marks.check(following or {})
             self._apply([self._entry(one) for one in added(batch, self.sets)])
             self._marks.move(following or {})
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def positions(self) -> Positions:
         """(incarnation, partition) -> next offset to apply. Raises Unreachable."""
-        try:
+        with reached(self._url):
             return self._marks.read()
-        except AWAY as error:
-            raise Unreachable(SETTING, self._url, type(error).__name__) from error
 
     def repair(self, archive: Archive) -> int:
         """Add what the archive holds and the store has not, where a horizon still reaches it; returns the

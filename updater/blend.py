@@ -23,7 +23,8 @@ from models.bundle import BLEND_FILE, POPULARITY_FILE, PRERANK_FILE, neighbours_
 from models.delta import PopularityList
 from models.index import load_items
 from models.item_to_item import ItemToItemConfig
-from models.learner import Learner, Moments, Samples
+from models.learner import Learner, Samples
+from models.moments import Moments, newest_places
 from models.neighbour_rows import NeighbourRows
 from models.neighbours import Neighbours
 from models.prerank import Judgement, Prerank
@@ -85,7 +86,7 @@ class BlendRefit:
             places, asked_ms, chosen = places[order], asked_ms[order], chosen.take(order)
         moments = learner.moments(samples, places)
         if self._asked is None:
-            self._asked = _Asked(moments, learner.target_keys(chosen), asked_ms)
+            self._asked = _Asked(moments, learner.target_keys(chosen), asked_ms, places)
         items = load_items(self._parent, name)
         self._said[name] = _Model(learner.queries(moments), items.keys, items.base.vectors)
 
@@ -101,6 +102,7 @@ class BlendRefit:
         if self._signals:
             self._signals.ask(every, self._asked.moments)
         target = pc.fill_null(pc.index_in(self._asked.targets, every), -1).to_numpy(zero_copy_only=False)
+        kept: list[int] = []
         for begin in range(0, len(target), _BLOCK):
             part = slice(begin, min(begin + _BLOCK, len(target)))
             said = [codes_of[name].said(*channel.scores(part)) for name, channel in channels.items()]
@@ -111,6 +113,9 @@ class BlendRefit:
                 if self._signals:
                     signals = self._signals.of(codes, begin + row, int(self._asked.asked_ms[begin + row]))
                 rows.add(scores_CN, int(place[0]) if len(place) else -1, signals)
+                if len(place):
+                    kept.append(int(self._asked.places[begin + row]))
+        rows = rows.take(np.argsort(kept))
         blend = fit_blend(before.blend or Blend.fresh(rows.channels), rows, self._seed)
         if not self._signals:
             return Fitted(blend, None)
@@ -146,13 +151,14 @@ class BlendRefit:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The moments of the targets, the keys string[n] of what was taken, and when their requests began,
-    int64[n] ms.
+    """The moments of the targets, in the order in which they are asked, the keys string[n] of what was taken,
+    when their requests began, int64[n] ms, and their places among the samples, int64[n].
     """
 
     moments: Moments
     targets: pa.Array
     asked_ms: Int64Array
+    places: Int64Array
 
 
 class _Channel(Protocol):
@@ -219,17 +225,11 @@ class _Codes:
 
 def newest(moments: Moments, part: slice, length: int) -> Moments:
     """Some of the moments with the newest `length` entries of their main histories, and nothing else."""
-    begins = moments.history_offsets[:-1][part]
-    ends = moments.history_offsets[1:][part]
-    begins = np.maximum(begins, ends - length)
-    sizes = ends - begins
-    offsets = np.zeros(len(sizes) + 1, np.int64)
-    np.cumsum(sizes, out=offsets[1:])
-    flat = np.repeat(begins - offsets[:-1], sizes) + np.arange(offsets[-1])
+    places, offsets = newest_places(moments.history_offsets[part.start : part.stop + 1], length)
     return Moments(
-        user_id=moments.user_id.slice(part.start, len(sizes)),
+        user_id=moments.user_id.slice(part.start, len(offsets) - 1),
         ts_ms=moments.ts_ms[part],
-        history_id=moments.history_id.take(pa.array(flat)),
+        history_id=moments.history_id.take(pa.array(places)),
         history_offsets=offsets,
-        history_ts_ms=np.asarray(moments.history_ts_ms)[flat],
+        history_ts_ms=np.asarray(moments.history_ts_ms)[places],
     )

@@ -14,7 +14,7 @@ from deploy.backtest.settings import OWN_ITEMS, POPULARITY
 from deploy.backtest.targets import History, Targets
 from models.arrays import Float32Array
 from models.blend_candidates import Said
-from models.learner import Moments
+from models.moments import Moments, newest_places
 from models.retrieve import dense_scores
 from updater.state import Recipe
 
@@ -98,12 +98,8 @@ class ItemToItemChannel:
         return Said(items.codes, np.maximum(scores, 0.0), scores > 0)
 
     def _moments(self, block: Block, history: History) -> Moments:
-        targets, sizes = self.targets, np.diff(history.offsets)
-        # The newest `length` of each: how far an entry stands from its row's end.
-        from_end = np.repeat(history.offsets[1:], sizes) - np.arange(len(history.items))
-        newest = from_end <= self.length
-        offsets = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum(np.minimum(sizes, self.length), out=offsets[1:])
+        targets = self.targets
+        newest, offsets = newest_places(history.offsets, self.length)
         return Moments(
             user_id=targets.user_keys.take(pa.array(targets.user[block.rows])),
             ts_ms=targets.ts_ms[block.rows],

@@ -45,9 +45,8 @@ ITEMS = "items"
 
 def item_tensors(keys: pa.Array, items: RankItems) -> Tensors:
     """As a bundle holds them; keys string[n]."""
-    packed = {f"keys.{part}": array for part, array in pack_keys(keys).items()}
     parts = {"rows": items.rows, "linear": items.linear, "numbers": items.numbers}
-    return packed | {name: tensor.detach().numpy().copy() for name, tensor in parts.items()}
+    return pack_keys(keys, "keys.") | {name: tensor.detach().numpy().copy() for name, tensor in parts.items()}
 
 
 def items_of(tensors: Tensors) -> tuple[pa.Array, RankItems]:

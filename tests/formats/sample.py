@@ -20,7 +20,7 @@ def keys(*texts: str) -> pa.Array:
 def bundle_files(seed: int = 0, items: int = 5, dim: int = 4) -> dict[str, Mapping[str, Any] | bytes]:
     rng = np.random.default_rng(seed)
     names = keys(*(f"i{n}" for n in range(items)))
-    packed = {f"keys.{part}": array for part, array in pack_keys(names).items()}
+    packed = pack_keys(names, "keys.")
     return {
         items_file("m"): {**packed, "vectors": rng.normal(size=(items, dim)).astype(np.float32)},
         model_file("m", "dense"): {"w": rng.normal(size=(3, 2)).astype(np.float32)},

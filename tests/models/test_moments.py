@@ -1,8 +1,12 @@
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from models.moments import HistoryLists, Moments, one_moment
+from models.moments import HistoryLists, Moments, newest_places, one_moment
 
 NO_TIMES = np.empty(0, np.int64)
 
@@ -49,3 +53,12 @@ def test_further_histories_of_another_length_are_refused():
         moments(3, views=HistoryLists(pa.array([], pa.string()), np.zeros(3, np.int64), NO_TIMES))
     with pytest.raises(ValueError, match=r"histories\.views_offsets end at 2, but 1 ids and 2 times"):
         moments(1, views=HistoryLists(pa.array(["a"]), np.array([0, 2]), np.zeros(2, np.int64)))
+
+
+@given(st.lists(st.integers(0, 6), max_size=8), st.integers(0, 5), st.integers(0, 7))
+def test_newest_places_are_the_ends_of_the_lists(sizes: list[int], begin: int, most: int) -> None:
+    offsets = begin + np.cumsum([0, *sizes], dtype=np.int64)
+    places, left = newest_places(offsets, most)
+    expected = [list(range(start, end))[-most:] if most else [] for start, end in pairwise(offsets.tolist())]
+    assert [places[start:end].tolist() for start, end in pairwise(left.tolist())] == expected
+    assert len(places) == left[-1]

@@ -112,7 +112,7 @@ def test_it_is_judged_by_what_it_has_not_learned_from() -> None:
     assert judgement is not None
     assert judgement.passed
     assert judgement.targets == 100
-    network = fit_prerank(None, BLEND, rows.part(0, 400), 3)
+    network = fit_prerank(None, BLEND, rows.take(range(400)), 3)
     assert network is not None
     losses, blended = [], []
     for at in range(400, 500):

@@ -137,7 +137,7 @@ class World:
         files, entries = {}, {}
         for name in models:
             names = keys("", *(f"u{n}" for n in range(users)))
-            packed = {f"keys.{part}": array for part, array in pack_keys(names).items()}
+            packed = pack_keys(names, "keys.")
             rows = rng.normal(size=(users + 1, DIM)).astype(np.float32)
             bias = rng.normal(size=DIM).astype(np.float32) / 4
             files[model_file(name, "users")] = {**packed, "rows": rows, "bias": bias}
