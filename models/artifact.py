@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from models.hashed_file import HashedFile
 from models.tensor_file import Array, TensorFileError, read_tensors, write_tensors
 
 MANIFEST = "manifest.json"
@@ -209,18 +210,14 @@ def _write(path: Path, content: Content) -> tuple[str, int]:
     """Write and fsync one file; returns (sha256 hex, bytes)."""
     os.makedirs(path.parent, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    with os.fdopen(descriptor, "wb", buffering=0) as raw:
+    with os.fdopen(descriptor, "wb", buffering=0) as raw, HashedFile(raw) as file:
         if isinstance(content, Mapping):
-            sha256, size = write_tensors(raw, content)
+            write_tensors(file, content)
         else:
-            digest, size = hashlib.sha256(), 0
             for part in _parts(content):
-                digest.update(part)
-                raw.write(part)
-                size += len(part)
-            sha256 = digest.hexdigest()
+                file.write(part)
         os.fsync(raw.fileno())
-    return sha256, size
+        return file.hexdigest(), file.size
 
 
 def _parts(content: bytes | memoryview | Path) -> Iterator[bytes | memoryview]:

@@ -1,4 +1,4 @@
-"""Named arrays in one safetensors file, streamed: no second copy in memory, the sha256 taken while writing.
+"""Named arrays in one safetensors file, streamed: no second copy in memory.
 
 Layout (https://github.com/huggingface/safetensors#format): 8 bytes header length (little endian), JSON
 header {name: {dtype, shape, data_offsets}}, then the arrays back to back. The header is padded with spaces
@@ -8,11 +8,10 @@ in place. The same arrays always give the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +40,16 @@ class TensorFileError(ValueError):
     """The bytes are not a safetensors file this project can use."""
 
 
-def write_tensors(file: IO[bytes], tensors: Mapping[str, Array]) -> tuple[str, int]:
-    """Write `tensors` to an open binary file; returns (sha256 hex, bytes written)."""
+class Writable(Protocol):
+    """What all of a part can be written to."""
+
+    def write(self, part: memoryview, /) -> object:
+        """Write all of it."""
+        ...
+
+
+def write_tensors(file: Writable, tensors: Mapping[str, Array]) -> None:
+    """Write `tensors` to an open binary file. Raises TensorFileError for a dtype that it cannot hold."""
     arrays = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
     for name, array in arrays.items():
         if array.dtype not in _NAMES:
@@ -63,16 +70,10 @@ def write_tensors(file: IO[bytes], tensors: Mapping[str, Array]) -> tuple[str, i
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    digest = hashlib.sha256()
-    for part in (len(text).to_bytes(8, "little"), text):
-        digest.update(part)
-        file.write(part)
+    file.write(memoryview(len(text).to_bytes(8, "little") + text))
     for name in order:
         if arrays[name].nbytes:
-            view = arrays[name].reshape(-1).view(np.uint8).data
-            digest.update(view)
-            file.write(view)
-    return digest.hexdigest(), 8 + len(text) + offset
+            file.write(arrays[name].reshape(-1).view(np.uint8).data)
 
 
 def read_tensors(path: Path) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models.artifact import pack_keys, unpack_keys
+from models.hashed_file import HashedFile
 from models.tensor_file import TensorFileError, read_tensors, write_tensors
 
 DTYPES = [np.float64, np.float32, np.int64, np.int32, np.uint8, np.bool_, np.int16]
@@ -22,8 +23,9 @@ arrays = st.sampled_from(DTYPES).flatmap(
 def test_round_trip_and_safetensors_reads_it(tmp_path_factory, tensors):
     tensors = {k: v for k, v in tensors.items() if k != "__metadata__" and "\x00" not in k}
     path = tmp_path_factory.mktemp("t") / "a.safetensors"
-    with path.open("wb") as file:
-        sha256, size = write_tensors(file, tensors)
+    with path.open("wb", buffering=0) as raw, HashedFile(raw) as file:
+        write_tensors(file, tensors)
+        sha256, size = file.hexdigest(), file.size
     data = path.read_bytes()
     assert (hashlib.sha256(data).hexdigest(), len(data)) == (sha256, size)
     for read in (read_tensors(path), safetensors.numpy.load(data)):
@@ -73,3 +75,36 @@ def test_keys_round_trip_also_from_a_slice(texts, start):
 def test_null_key_is_refused():
     with pytest.raises(ValueError, match="expected no null"):
         pack_keys(pa.array(["a", None]))
+
+
+class Short(io.RawIOBase):
+    """Takes seven bytes at a time, as the kernel takes 2 GiB."""
+
+    def __init__(self) -> None:
+        self.held = b""
+
+    def write(self, part) -> int:
+        self.held += bytes(part[:7])
+        return len(part[:7])
+
+
+@given(st.lists(st.binary(max_size=30), max_size=5))
+def test_everything_is_written_where_a_file_takes_less_at_a_time(parts):
+    raw = Short()
+    with HashedFile(raw) as file:
+        for part in parts:
+            file.write(part)
+        assert file.hexdigest() == hashlib.sha256(b"".join(parts)).hexdigest()
+    assert raw.held == b"".join(parts)
+    assert file.size == len(raw.held)
+
+
+def test_what_cannot_be_written_is_raised(tmp_path):
+    path = tmp_path / "x"
+    path.touch()
+    with (
+        path.open("rb", buffering=0) as raw,
+        HashedFile(raw) as file,
+        pytest.raises(OSError, match="not open"),
+    ):
+        file.write(b"abc")
