@@ -45,7 +45,7 @@ def to_columns(
 
 def _key_texts(identifiers: Sequence[int | str | None]) -> list[str]:
     return [
-        i if type(i) is str and i[0] != "#" else "" if i is None else "#" + i if type(i) is str else f"#{i}"
+        f"#{i}" if isinstance(i, int) else "" if i is None else i if i[0] != "#" else "#" + i
         for i in identifiers
     ]
 

@@ -123,7 +123,8 @@ class Intake:
         """Make the good events of these messages durable; the bad ones become dead letters first."""
         records = [record for chunk in chunks for record in chunk.records]
         decoded = decode_messages([record.value or b"" for record in records])
-        partition = np.array([record.partition for record in records], np.int32)
+        sizes = [len(chunk.records) for chunk in chunks]
+        partition = np.repeat(np.array([chunk.partition for chunk in chunks], np.int32), sizes)
         offset = np.array([record.offset for record in records], np.int64)
         batch = to_columns(
             decoded.events,

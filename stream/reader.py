@@ -29,12 +29,13 @@ Start = Callable[[str, str], Mapping[int, int]]
 
 
 class Chunk(NamedTuple):
-    """Messages of one partition, in order."""
+    """Messages of one partition, in order. bytes: those of their values together."""
 
     topic: str
     topic_id: str
     partition: int
     records: Sequence[Any]
+    bytes: int
 
 
 class Reader:
@@ -80,7 +81,7 @@ class Reader:
         with self._changed:
             chunks = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
             self._queued -= sum(len(chunk.records) for chunk in chunks)
-            self._queued_bytes -= sum(_bytes_of(chunk.records) for chunk in chunks)
+            self._queued_bytes -= sum(chunk.bytes for chunk in chunks)
             self._in_hand = bool(chunks)
             self._changed.notify_all()
             return chunks
@@ -176,6 +177,7 @@ class Reader:
         self._commit()
         self._press_back()
         polled = self._consumer.poll(timeout_ms=int(POLL_S * 1000), max_records=self._kafka.queue_messages)
+        sizes = {place: _bytes_of(records) for place, records in polled.items()}
         now = self._clock()
         with self._changed:
             for place in self._consumer.assignment():
@@ -185,9 +187,9 @@ class Reader:
                 return
             for place, records in polled.items():
                 state = self._states[place.topic]
-                self._queue.append(Chunk(place.topic, state.topic_id, place.partition, records))
+                self._queue.append(Chunk(place.topic, state.topic_id, place.partition, records, sizes[place]))
                 self._queued += len(records)
-                self._queued_bytes += _bytes_of(records)
+                self._queued_bytes += sizes[place]
             if polled:
                 self._changed.notify_all()
 
@@ -279,7 +281,7 @@ class Reader:
 
 
 def _bytes_of(records: Sequence[Any]) -> int:
-    return sum(len(record.value or b"") for record in records)
+    return sum([len(record.value or b"") for record in records])
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
