@@ -160,6 +160,12 @@ SUITE = (
         quick={**FEW_SERVED, "rounds": 1},
     ),
     Measurement(
+        "cycle:grocer",
+        ("cycle.first_s", "cycle.day_s"),
+        full={"events": 1_469_307},
+        quick={"events": 10_000},
+    ),
+    Measurement(
         "growth:users",
         ("growth.users",),
         full={"sizes": (100_000, 1_000_000, 10_000_000), "events": 20_000, "rounds": 5},

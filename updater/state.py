@@ -237,6 +237,7 @@ class TrainingState:
         """
         trained = {}
         for name, learner in self.learners.items():
+            progress(f"prepare {name}", 0, 1)
             parts = [learner.prepare(events, known) for events, known in stretches]
             for part in parts:
                 self._count_targets(name, part)
@@ -247,6 +248,7 @@ class TrainingState:
             trained[name] = Trained(loss, learner.queries(learner.moments(samples, newest)).flat)
             learner.expire(end_ms)
             learner.rebase(end_ms)
+        progress("count", 0, 1)
         for events, catalogue in stretches:
             self._count_events(events)
             self.affinities.observe(events, catalogue)

@@ -43,6 +43,7 @@ TINY: dict[str, dict[str, Any]] = {
     "prebatch:prebatched": {"samples": 64, "users": 4, "items": 100},
     "decode:decoding": {"events": 200},
     "join:hourly": {"impressions": 600},
+    "cycle:grocer": {"events": 6_000},
     "search:exact": {"items": 300, "queries": 3},
     "search:published_items": {**SERVED, "queries": 3},
     "serve:served": {**SERVED, "requests": 50, "recalled": 5, "rounds": 1},
