@@ -1,30 +1,18 @@
-"""Embedding rows that learn: fbgemm's table-batched embedding with fused exact row-wise Adagrad, growing."""
+"""Embedding rows that learn: pooled reads with fused exact row-wise Adagrad, growing."""
 
 from __future__ import annotations
 
-import warnings
+from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 
 from models.arrays import Int64Array, Tensors
 from models.frozen_rows import frozen_lookup
-
-with warnings.catch_warnings():  # fbgemm names the parts that its CPU build leaves out
-    warnings.simplefilter("ignore")
-    from fbgemm_gpu.split_embedding_configs import EmbOptimType
-    from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
-        BoundsCheckMode,
-        EmbeddingLocation,
-        PoolingMode,
-    )
-    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-        ComputeDevice,
-        SplitTableBatchedEmbeddingBagsCodegen,
-    )
+from models.row_adagrad import update_rows
 
 _EPSILON = 1e-8
-_NO_WEIGHT_GRADIENT = torch.zeros(1, dtype=torch.int32)  # the factors of a bag are not learned
 
 
 class EmbeddingTable:
@@ -39,6 +27,7 @@ class EmbeddingTable:
         self.dim = dim
         self.lr = lr
         self._used = 1
+        self._moves = torch.zeros(1, requires_grad=True)
         self._allocate(max(rows, 1))
 
     @property
@@ -60,9 +49,7 @@ class EmbeddingTable:
 
     def set_lr(self, lr: float) -> None:
         """Step size of the following updates."""
-        if lr != self.lr:
-            self.lr = lr
-            self._table.set_learning_rate(lr)
+        self.lr = lr
 
     def reserve(self, rows: int) -> None:
         """Use at least `rows` rows; capacity doubles, weights and momentum are kept, added rows copy the
@@ -94,12 +81,7 @@ class EmbeddingTable:
         """
         if weights is None:  # one compiled variant only: plain sums are weighted by one
             weights = torch.ones(len(indices), dtype=torch.float32)
-        pooled: torch.Tensor = self._table(
-            indices=indices,
-            offsets=offsets,
-            per_sample_weights=weights,
-            feature_requires_grad=_NO_WEIGHT_GRADIENT,
-        )
+        pooled: torch.Tensor = _Pooled.apply(self._moves, self, indices, offsets, weights)  # type: ignore[no-untyped-call]
         return pooled
 
     def frozen(
@@ -123,15 +105,37 @@ class EmbeddingTable:
         return table
 
     def _allocate(self, rows: int) -> None:
-        self._table = SplitTableBatchedEmbeddingBagsCodegen(
-            [(rows, self.dim, EmbeddingLocation.HOST, ComputeDevice.CPU)],
-            optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-            learning_rate=self.lr,
-            eps=_EPSILON,
-            pooling_mode=PoolingMode.SUM,
-            bounds_check_mode=BoundsCheckMode.NONE,
-        )
-        self._weights = self._table.split_embedding_weights()[0].detach()
-        self._momentum = self._table.split_optimizer_states()[0][0].detach()
-        self._weights.zero_()
-        self._momentum.zero_()
+        # NumPy asks for huge pages, torch does not; scattered reads of small ones wait for their addresses.
+        self._weights = torch.from_numpy(np.zeros((rows, self.dim), np.float32))
+        self._momentum = torch.from_numpy(np.zeros(rows, np.float32))
+
+    def _update(
+        self, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor, gradient: torch.Tensor
+    ) -> None:
+        update_rows(
+            indices.numpy(), offsets.numpy(), weights.numpy(), gradient.contiguous().numpy(),
+            self._weights.numpy(), self._momentum.numpy(), self.lr, _EPSILON,
+        )  # fmt: skip
+
+
+class _Pooled(torch.autograd.Function):
+    """Pooled rows whose backward moves them; `moves` is only there to be told of a gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        moves: torch.Tensor,
+        table: EmbeddingTable,
+        indices: torch.Tensor,
+        offsets: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.read = table, indices, offsets, weights
+        return table.frozen(indices, offsets, weights)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, ...]:
+        table, *read = ctx.read
+        table._update(*read, gradient)
+        return (None,) * 5
