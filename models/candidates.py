@@ -83,7 +83,7 @@ def draw_candidates(
     else:
         log_q, log_q_BT = np.zeros(len(shared), np.float32), np.zeros(trues_BT.size, np.float32)
     log_q_BT = log_q_BT.reshape(trues_BT.shape)
-    hit = (trues_BT[:, :, None] == shared[None, None, :]).any(1)
+    hit = _among(shared, trues_BT)
 
     parts: list[Int64Array] = []
     own_parts: list[Int64Array] = []
@@ -141,6 +141,15 @@ def draw_candidates(
         own_positive=own_positive,
         own_rows=own_rows,
     )
+
+
+def _among(shared: Int64Array, trues_BT: Int64Array) -> BoolArray:
+    """bool[B, K]: whether a shared negative is one of the row's positives."""
+    narrow, columns = shared.astype(np.int32), trues_BT.T.astype(np.int32)  # entries are below 2^31
+    hit: BoolArray = columns[0][:, None] == narrow
+    for column in columns[1:]:
+        hit |= column[:, None] == narrow
+    return hit
 
 
 def _own_correction(

@@ -16,8 +16,12 @@ sampling).
 Shapes: B rows, T positives of a row, K negatives.
 """
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 
@@ -36,19 +40,43 @@ def corrected_softmax(
     corrected logits; in-batch softmax with logQ (Yi et al., RecSys 2019) when the negatives are the batch's
     own items.
     """
-    positive_BT, true_BT, weight_B = _positives(positive, true_BT, weight_B)
-    label_BT = true_BT / true_BT.sum(1, keepdim=True).clamp_min(1)
-    target_B = (positive_BT.masked_fill(~true_BT, 0.0) * label_BT).sum(1)
-    # A row without positives keeps one finite logit: the logarithm of nothing would make its gradient nan.
-    left_out_BT = ~true_BT & true_BT.any(1, keepdim=True)
-    logits = torch.cat(
-        [
-            positive_BT.masked_fill(~true_BT, 0.0).masked_fill(left_out_BT, float("-inf")),
-            negative_BK.masked_fill(hit_BK, float("-inf")),
-        ],
-        dim=1,
-    )
-    return weighted_mean(torch.logsumexp(logits, dim=1) - target_B, weight_B)
+    positive_BT, known_BT, weight_B = _positives(positive, true_BT, weight_B)
+    if positive.dim() == 1:
+        target_B, logit_BT = positive_BT[:, 0], positive_BT
+    else:
+        label_BT = known_BT / known_BT.sum(1, keepdim=True).clamp_min(1)
+        logit_BT = positive_BT.masked_fill(~known_BT, 0.0)
+        target_B = (logit_BT * label_BT).sum(1)
+        # A row without positives keeps one finite logit: the logarithm of nothing would make its gradient nan.
+        logit_BT = logit_BT.masked_fill(~known_BT & known_BT.any(1, keepdim=True), float("-inf"))
+    log_partition_B: Tensor = _LogPartition.apply(logit_BT, negative_BK, hit_BK)  # type: ignore[no-untyped-call]
+    return weighted_mean(log_partition_B - target_B, weight_B)
+
+
+class _LogPartition(torch.autograd.Function):
+    """logsumexp over a row's positives and negatives, [B], without the hits.
+
+    Its gradient, the softmax, is what the forward pass made. Written out because the logits are the largest
+    thing of a step: every pass over them costs as much as a layer of a tower.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, positive_BT: Tensor, negative_BK: Tensor, hit_BK: Tensor) -> Tensor:
+        t, k = positive_BT.shape[1], max(1, hit_BK.shape[1])
+        logits = torch.cat([positive_BT, negative_BK], dim=1)
+        row, place = np.divmod(np.flatnonzero(hit_BK.numpy()), k)  # few, and a mask would be two more passes
+        logits[torch.from_numpy(row), torch.from_numpy(place + t)] = float("-inf")
+        share = torch.softmax(logits, dim=1)
+        ctx.positives = t
+        ctx.save_for_backward(share)
+        return logits.amax(1) - share.amax(1).log()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient_B: Tensor) -> tuple[Tensor | None, ...]:
+        (share,) = ctx.saved_tensors
+        gradient = share * gradient_B[:, None]
+        return gradient[:, : ctx.positives], gradient[:, ctx.positives :], None
 
 
 def listwise(positive_B: Tensor, negative_BK: Tensor, hit_BK: Tensor, weight_B: Tensor) -> Tensor:

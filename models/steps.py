@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from models.architecture import RecallModel
 from models.arrays import Float32Array, Int32Array, Int64Array
@@ -104,9 +105,9 @@ class Stepper:
         inputs = users()
         v_UD = parts.model.towers.item_vectors(items())
         u_BVD = parts.model.towers.user_vectors(inputs)
-        u_BD = parts.model.towers.for_target(u_BVD, v_UD[torch.from_numpy(candidates.positive[:, 0])])
+        v_BD = v_UD.index_select(0, torch.from_numpy(candidates.positive[:, 0]))
+        u_BD = parts.model.towers.for_target(u_BVD, v_BD)
         if "online" in config.hard_negatives:
-            v_BD = v_UD[torch.from_numpy(candidates.positive[:, 0])]
             others_Bn = online_hard(u_BD, v_BD, targets, config.hard_per_row, batch.user.astype(np.int64))
             candidates = with_others(candidates, others_Bn, trues_BT)
         loss = self._loss(batch, candidates, inputs, u_BD, v_UD)
@@ -239,23 +240,23 @@ class Stepper:
         self, batch: Samples, candidates: Candidates, inputs: UserInputs, u_BD: Tensor, v_UD: Tensor
     ) -> Tensor:
         config = self._parts.config
-        scores = self._scores(batch, candidates, inputs, u_BD, v_UD)
+        in_pairs = config.loss in ("pairwise_hinge", "pairwise_logistic")
+        scores = self._scores(batch, candidates, inputs, u_BD, v_UD, 1.0 if in_pairs else config.tau)
         weight_B = torch.from_numpy(batch.weight)
-        shared_hit = torch.from_numpy(candidates.shared_hit)
         rows_hit = torch.from_numpy(candidates.rows_hit)
         if config.loss == "pairwise_hinge":
             return pairwise_hinge(scores.positive[:, 0], scores.rows, rows_hit, weight_B, config.margin)
         if config.loss == "pairwise_logistic":
             return pairwise_logistic(scores.positive[:, 0], scores.rows, rows_hit, weight_B, config.sigma)
-        positive, rows, shared = (part / config.tau for part in (scores.positive, scores.rows, scores.shared))
-        corrected = positive - torch.from_numpy(candidates.log_expected_positive)
-        rows = rows - torch.from_numpy(candidates.log_expected_rows)
+        corrected = scores.positive - torch.from_numpy(candidates.log_expected_positive)
+        rows = scores.rows - torch.from_numpy(candidates.log_expected_rows)
         if config.loss == "pointwise":
             return pointwise_bce(corrected[:, 0], rows, rows_hit, weight_B, self._parts.model.head.offset)
         if config.loss == "listwise":
             return listwise(corrected[:, 0], rows, rows_hit, weight_B)
-        negative = torch.cat([shared - torch.from_numpy(candidates.log_expected_shared), rows], dim=1)
-        hit = torch.cat([shared_hit, rows_hit], dim=1)
+        negative, hit = scores.shared, torch.from_numpy(candidates.shared_hit)
+        if rows.shape[1]:
+            negative, hit = torch.cat([negative, rows], dim=1), torch.cat([hit, rows_hit], dim=1)
         if config.loss == "nce":
             offset = self._normaliser(negative, hit)
             return nce_loss(corrected[:, 0] + offset, negative + offset, hit, weight_B)
@@ -280,24 +281,34 @@ class Stepper:
         return offset
 
     def _scores(
-        self, batch: Samples, candidates: Candidates, inputs: UserInputs, u_BD: Tensor, v_UD: Tensor
+        self,
+        batch: Samples,
+        candidates: Candidates,
+        inputs: UserInputs,
+        u_BD: Tensor,
+        v_UD: Tensor,
+        unit: float,
     ) -> _Scores:
-        """Scores of all candidates, in units of the similarity."""
+        """Scores of all candidates, divided by `unit`; those of shared ones less their log expected counts."""
         config, head = self._parts.config, self._parts.model.head
+        logit = config.tau / unit
         # What a row has alone, T positives and n negatives, is scored in one piece.
         t = candidates.positive.shape[1]
         alone = np.concatenate([candidates.positive, candidates.rows], axis=1)
         own_places = np.concatenate([candidates.own_positive, candidates.own_rows], axis=1)
         is_own = torch.from_numpy(own_places >= 0)
-        of_alone = torch.einsum("bd,bnd->bn", u_BD, v_UD[torch.from_numpy(alone)])
-        of_shared = u_BD @ v_UD[torch.from_numpy(candidates.shared)].T
+        u_BD = u_BD / unit
+        v_BnD = v_UD.index_select(0, torch.from_numpy(alone.ravel())).view(*alone.shape, v_UD.shape[1])
+        of_alone = torch.linalg.vecdot(u_BD[:, None], v_BnD)
+        v_KD = v_UD.index_select(0, torch.from_numpy(candidates.shared))
+        of_shared = linear(u_BD, v_KD, torch.from_numpy(-candidates.log_expected_shared))
         if candidates.own is not None:
             of_alone = torch.where(is_own, head.own_similarity * of_alone, of_alone)
-            of_alone = of_alone + config.tau * self._own_scores(candidates.own, own_places)
+            of_alone = of_alone + logit * self._own_scores(candidates.own, own_places)
         if config.popularity:
             side = inputs.side(config.history_length)
-            w_BC = config.tau * head.popularity_weights(side)
-            w_own_BC = config.tau * head.own_popularity_weights(side)
+            w_BC = logit * head.popularity_weights(side)
+            w_own_BC = logit * head.own_popularity_weights(side)
             w_BnC = torch.where(is_own[:, :, None], w_own_BC[:, None], w_BC[:, None])
             codes = self._codes(batch)
             as_of, anchor = self._as_of(batch.ts_ms)
@@ -337,7 +348,7 @@ class Stepper:
 
 @dataclass(frozen=True)
 class _Scores:
-    """positive [B, T], shared [B, K], rows [B, n]."""
+    """positive [B, T], shared [B, K] (corrected), rows [B, n]."""
 
     positive: Tensor
     shared: Tensor
