@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from models.arrays import Float32Array, Int64Array, Tensors
+from models.arrays import Int64Array, Tensors
 from models.embedding import EmbeddingTable
 from models.id_table import IdTable
 from models.model_config import DAY_MS, FeatureConfig, ModelConfig
-from models.samplers import uniform_by_key
+from models.row_noise import row_noise, spread_untrained
 from models.table_names import ids_name, ids_state, row_widths
 
 
@@ -28,9 +28,8 @@ class Tables:
         self._places = {name: place for place, name in enumerate(sorted(row_widths(config, features)))}
         for name, width in row_widths(config, features).items():
             self.rows[name] = EmbeddingTable(width, config.lr_rows)
-            self.rows[name].weights[0] = torch.from_numpy(
-                self._noise(name, np.zeros((1, 1), np.int64), width)[0]
-            )
+            cold = row_noise(0, width, 1000 * config.seed + self._place(name), config.row_init)
+            self.rows[name].weights[0] = torch.from_numpy(cold)
             if ids_name(name) == name:
                 self.ids[name] = IdTable(config.admit_after if name in ("user", "item") else 1, window_ms)
 
@@ -55,15 +54,11 @@ class Tables:
         for name, rows in self.rows.items():
             if name not in names:
                 continue
-            untrained = torch.nonzero(rows.momentum[1:] == 0).flatten() + 1
-            noise = self._noise(name, untrained.numpy()[:, None], rows.dim)
-            rows.weights[untrained] = rows.weights[0] + torch.from_numpy(noise)
+            salt = 1000 * self._config.seed + self._place(name)
+            spread_untrained(rows.weights.numpy(), rows.momentum.numpy(), salt, self._config.row_init)
 
-    def _noise(self, name: str, rows: Int64Array, width: int) -> Float32Array:
-        """float32[n, width] in -row_init .. row_init, a function of seed, table and row (int64[n, 1])."""
-        place = self._places[ids_name(name)]  # "history_item" starts equal to "item": similar to itself
-        uniform = uniform_by_key(rows * width + np.arange(width), 1000 * self._config.seed + place)
-        return (2 * uniform - 1) * np.float32(self._config.row_init)
+    def _place(self, name: str) -> int:
+        return self._places[ids_name(name)]  # "history_item" starts equal to "item": similar to itself
 
     @contextmanager
     def cold_rows_kept(self, names: frozenset[str]) -> Iterator[None]:
