@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from models.arrays import BoolArray, Float32Array, Int64Array
 from models.frequency import FrequencyEstimator
@@ -21,7 +23,7 @@ from models.samples import Samples
 class Candidates:
     """Candidates of B rows. Places refer to `entries`; log expected counts are 0 where nothing is corrected.
 
-    entries: int64[U], distinct. positive: int64[B, T] places, known: bool[B, T] (a row may have fewer than
+    entries: int64[U], distinct where a tower encodes them; in_order: they are positive, then shared. positive: int64[B, T] places, known: bool[B, T] (a row may have fewer than
     T). shared: int64[K]; shared_hit: bool[B, K], True where a shared negative is no negative of the row (a
     positive of it, or one of its own items, which are drawn apart). rows: int64[B, n]; rows_hit: bool[B, n],
     the same of them.
@@ -41,6 +43,15 @@ class Candidates:
     own: OwnItems | None
     own_positive: Int64Array
     own_rows: Int64Array
+    in_order: bool = False
+
+    def vectors(self, v_UD: Tensor, alone_Bn: Int64Array) -> tuple[Tensor, Tensor]:
+        """(vectors [B, n, D] of places that each row has alone, vectors [K, D] of the shared ones)."""
+        if self.in_order:
+            positive, shared = v_UD.split([self.positive.size, len(self.shared)])
+            return positive.view(*alone_Bn.shape, -1), shared
+        of_alone = v_UD.index_select(0, torch.from_numpy(alone_Bn.ravel()))
+        return of_alone.view(*alone_Bn.shape, -1), v_UD.index_select(0, torch.from_numpy(self.shared))
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,10 @@ def draw_candidates(
 
     known = trues_BT >= 0
     trues = np.where(known, trues_BT, targets[:, None])
-    entries, places = np.unique(np.concatenate([trues.ravel(), shared, rows.ravel()]), return_inverse=True)
+    entries = np.concatenate([trues.ravel(), shared, rows.ravel()])
+    places = np.arange(len(entries))
+    if config.has_item_tower:  # which is worth encoding nothing twice
+        entries, places = np.unique(entries, return_inverse=True)
     t, k = trues.size, len(shared)
     return Candidates(
         entries=entries,
@@ -140,6 +154,7 @@ def draw_candidates(
         own=own,
         own_positive=own_positive,
         own_rows=own_rows,
+        in_order=not config.has_item_tower and rows.shape[1] == 0,
     )
 
 
@@ -186,6 +201,7 @@ def with_others(candidates: Candidates, others_Bn: Int64Array, trues_BT: Int64Ar
         rows_hit=np.concatenate([candidates.rows_hit, hit], axis=1),
         log_expected_rows=np.concatenate([candidates.log_expected_rows, nothing], axis=1),
         own_rows=np.concatenate([candidates.own_rows, own_rows], axis=1),
+        in_order=False,
     )
 
 

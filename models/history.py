@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.arrays import BoolArray, Index, Int32Array, Int64Array, Tensors
+from models.arrays import BoolArray, Float32Array, Index, Int32Array, Int64Array, Tensors
 from models.entry_lists import EntryLists, end_before
 from models.native import compiled
 from models.own_items import OwnItems, own_of_lists
+from models.pooling import decay_per_s
 
 NEAR = 512
 """Entries on either side of an event's place that are searched for the same (request, item)."""
@@ -104,6 +105,51 @@ def _read(
 
 
 @compiled
+def _bags(
+    user: Int64Array,
+    ts: Int64Array,
+    request: Int64Array,
+    length: int,
+    decay_per_s: float,
+    starts: Int64Array,
+    lengths: Int64Array,
+    items: Int32Array,
+    times: Int64Array,
+    requests: Int64Array,
+    found: Int64Array,
+    offsets: Int64Array,
+    weights: Float32Array,
+) -> None:
+    """Fill what history_bags() would make of read(), without the padded matrices between."""
+    places = np.empty(length, np.int64)
+    n = 0
+    for i in range(len(user)):
+        have = 0
+        if 0 <= user[i] < len(lengths):
+            start = starts[user[i]]
+            at = end_before(times, start, start + lengths[user[i]], ts[i]) - 1
+            while at >= start and have < length:
+                if requests[at] != request[i]:
+                    places[have] = at
+                    have += 1
+                at -= 1
+        total = 0.0
+        for column in range(have):
+            at = places[have - 1 - column]
+            found[n + column] = items[at]
+            weight = 1.0
+            if decay_per_s > 0.0:
+                age_s = min((ts[i] - times[at]) // 1000, 2147483647)
+                weight = np.exp(-decay_per_s * max(age_s, 0))
+            weights[n + column] = weight
+            total += weight
+        for column in range(n, n + have):
+            weights[column] = weights[column] / total if total > 1e-30 else 1.0 / have
+        n += have
+        offsets[i + 1] = n
+
+
+@compiled
 def _drop_items(
     gone: BoolArray,
     starts: Int64Array,
@@ -182,6 +228,25 @@ class HistoryTable:
         columns = self._lists.columns
         _read(np.ascontiguousarray(ts_ms, np.int64), places, columns["items"], columns["ts_ms"], items, age_s)
         return items, age_s
+
+    def bags(
+        self, user: Int32Array, ts_ms: Int64Array, request: Int64Array, length: int, half_life_days: float
+    ) -> tuple[Int64Array, Int64Array, Float32Array]:
+        """What read() finds as weighted bags, as models.pooling.history_bags() gives them: item entries int64[n],
+        offsets int64[N+1], weights float32[n].
+        """
+        most = len(user) * length
+        found, weights = np.empty(most, np.int64), np.empty(most, np.float32)
+        offsets = np.zeros(len(user) + 1, np.int64)
+        starts, lengths, items, times, requests = self._arrays()
+        _bags(
+            np.ascontiguousarray(user, np.int64),
+            np.ascontiguousarray(ts_ms, np.int64),
+            np.ascontiguousarray(request, np.int64),
+            length, decay_per_s(half_life_days), starts, lengths, items, times, requests, found, offsets, weights,
+        )  # fmt: skip
+        n = int(offsets[-1])
+        return found[:n], offsets, weights[:n]
 
     def own(self, user: Int32Array, ts_ms: Int64Array, request: Int64Array, length: int) -> OwnItems:
         """The distinct items among the newest `length` entries before each of N moments. Reads only."""

@@ -162,9 +162,9 @@ class IdTable:
 
     def rows(self, entries: Int32Array | Int64Array) -> Int64Array:
         """Row of every entry, same shape, int64; 0 for -1 and for entries without a row."""
-        if self._entries_used == 0:
-            return np.zeros(entries.shape, np.int64)
-        return np.where(entries >= 0, self._row[np.maximum(entries, 0)], 0)
+        rows = np.empty(entries.shape, np.int64)
+        kernels.rows_of(np.ascontiguousarray(entries).reshape(-1), self._row, rows.reshape(-1))
+        return rows
 
     def keys_of(self, entries: Int32Array | Int64Array) -> pa.StringArray:
         """Key of every entry; "" for -1 and for free entries."""

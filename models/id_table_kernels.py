@@ -181,6 +181,13 @@ def fill_slots(
 
 
 @compiled
+def rows_of(entries: Int32Array | Int64Array, row: Int64Array, rows: Int64Array) -> None:
+    """rows[i] = row of entries[i], 0 for -1."""
+    for i in range(len(entries)):
+        rows[i] = row[entries[i]] if entries[i] >= 0 else 0
+
+
+@compiled
 def copy_keys(
     entries: Int64Array, arena: UInt8Array, key_start: Int64Array, offsets: Int32Array, data: UInt8Array
 ) -> None:

@@ -32,6 +32,11 @@ def _bags(
         offsets[row + 1] = n
 
 
+def decay_per_s(half_life_days: float) -> float:
+    """Exponent by which a weight falls in a second of age; 0 for half_life_days 0, equal weights."""
+    return float(np.log(2.0) / (half_life_days * 86_400.0)) if half_life_days > 0 else 0.0
+
+
 def history_bags(
     history: Int32Array, age_s: Int32Array, half_life_days: float
 ) -> tuple[Int64Array, Int64Array, Float32Array]:
@@ -42,8 +47,7 @@ def history_bags(
     size = history.size
     indices, weights = np.empty(size, np.int64), np.empty(size, np.float32)
     offsets = np.zeros(len(history) + 1, np.int64)
-    decay = np.log(2.0) / (half_life_days * 86_400.0) if half_life_days > 0 else 0.0
-    _bags(history, age_s, decay, indices, offsets, weights)
+    _bags(history, age_s, decay_per_s(half_life_days), indices, offsets, weights)
     n = int(offsets[-1])
     return indices[:n], offsets, weights[:n]
 

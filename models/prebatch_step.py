@@ -11,6 +11,7 @@ from models.candidates import Candidates
 from models.history import HistoryTable
 from models.model_config import ModelConfig
 from models.own_items import OwnItems
+from models.pooling import history_bags
 from models.prebatch import PrebatchedRows
 from models.samples import Samples
 from models.steps import ModelParts, Stepper, StepPlan
@@ -42,6 +43,12 @@ class PrebatchStepper(Stepper):
                 f"{length}; produce the rows with this configuration"
             )
         return self._rows.history, self._rows.history_age_s
+
+    def _bags(
+        self, history: HistoryTable, batch: Samples, length: int
+    ) -> tuple[Int64Array, Int64Array, Float32Array]:
+        half_life = self._parts.config.history_half_life_days
+        return history_bags(*self._read(history, batch, length), half_life)
 
     def _attributes(self, entries: Int64Array, plan: StepPlan) -> tuple[Int32Array, Float32Array]:
         categories, numbers = self._rows.item_categories, self._rows.item_numbers

@@ -33,7 +33,6 @@ from models.losses import (
 )
 from models.model_config import DAY_MS, ModelConfig
 from models.own_items import OwnItems, own_features
-from models.pooling import history_bags
 from models.popularity_dims import PopularityDims
 from models.samplers import uniform_by_key
 from models.samples import Samples
@@ -148,6 +147,13 @@ class Stepper:
         """(items [B, L], ages in seconds) of a history as of the batch's moments."""
         return history.read(batch.user, batch.ts_ms, batch.request, length)
 
+    def _bags(
+        self, history: HistoryTable, batch: Samples, length: int
+    ) -> tuple[Int64Array, Int64Array, Float32Array]:
+        """The same as weighted bags: items int64[n], offsets int64[B+1], weights float32[n]."""
+        half_life = self._parts.config.history_half_life_days
+        return history.bags(batch.user, batch.ts_ms, batch.request, length, half_life)
+
     def _attributes(self, entries: Int64Array, plan: StepPlan) -> tuple[Int32Array, Float32Array]:
         """(categories int32[U, C], standardised numbers float32[U, M]) of items."""
         return self._parts.items.categories[entries], plan.item_numbers[entries]
@@ -207,13 +213,13 @@ class Stepper:
         if not used:
             nothing = torch.zeros(b, config.id_dim), torch.zeros(b), None
             return lambda: nothing
-        items_BL, age_s_BL = self._read(history, batch, length)
         table = "item" if config.shared_items else "history_item"
         if sequence and parts.model.towers.needs_sequence:
+            items_BL, age_s_BL = self._read(history, batch, length)
             mask_BL = items_BL >= 0
             single = lookup.single(table, parts.tables.ids["item"].rows(items_BL[mask_BL]))
             return lambda: sequence_inputs(single.value, mask_BL, age_s_BL)
-        flat, offsets, weights = history_bags(items_BL, age_s_BL, config.history_half_life_days)
+        flat, offsets, weights = self._bags(history, batch, length)
         bags = lookup.bags(table, parts.tables.ids["item"].rows(flat), offsets, weights)
         size = torch.from_numpy(np.diff(offsets).astype(np.float32))
         return lambda: (bags.value, size, None)
@@ -298,9 +304,8 @@ class Stepper:
         own_places = np.concatenate([candidates.own_positive, candidates.own_rows], axis=1)
         is_own = torch.from_numpy(own_places >= 0)
         u_BD = u_BD / unit
-        v_BnD = v_UD.index_select(0, torch.from_numpy(alone.ravel())).view(*alone.shape, v_UD.shape[1])
+        v_BnD, v_KD = candidates.vectors(v_UD, alone)
         of_alone = torch.linalg.vecdot(u_BD[:, None], v_BnD)
-        v_KD = v_UD.index_select(0, torch.from_numpy(candidates.shared))
         of_shared = linear(u_BD, v_KD, torch.from_numpy(-candidates.log_expected_shared))
         if candidates.own is not None:
             of_alone = torch.where(is_own, head.own_similarity * of_alone, of_alone)

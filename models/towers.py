@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
 from models.arrays import BoolArray, Int32Array
 from models.cross_network import CrossNetwork
@@ -167,6 +167,7 @@ class Tower(nn.Module):
     start at zero: before any training a user vector is the user's row plus the mean of the history, and an
     item vector the item's row. (Further histories may be of items that were skipped: they start at zero.)
     Where E is not D, all towers start with the same orthonormal map between the two.
+    blank: that many of the first inputs are zero in every row, and no work is done for them.
     """
 
     def __init__(
@@ -178,12 +179,14 @@ class Tower(nn.Module):
         out: int,
         summed: int | None = None,
         cross_layers: int = 0,
+        blank: int = 0,
     ) -> None:
         super().__init__()
+        self.blank = blank
         widths = [parts * id_dim + side, *hidden]
         layers: list[nn.Module] = []
         for width, following in pairwise(widths):
-            layers += [nn.Linear(width, following), nn.ReLU()]
+            layers += [nn.Linear(width, following), nn.ReLU(inplace=True)]
         last = nn.Linear(widths[-1], out)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -201,9 +204,13 @@ class Tower(nn.Module):
 
     def forward(self, id_inputs: Tensor, side: Tensor) -> Tensor:
         """[B, out] from id inputs [B, parts * E] and side inputs [B, S]."""
-        inputs = torch.cat([id_inputs, side], dim=1)
-        vector: Tensor = self.layers(inputs) + self.around(id_inputs)
-        return vector if self.crossed is None else vector + self.crossed(inputs)
+        known = id_inputs[:, self.blank :]
+        first, *others = self.layers
+        vector = linear(torch.cat([known, side], dim=1), first.weight[:, self.blank :], first.bias)
+        for layer in others:
+            vector = layer(vector)
+        vector = vector + linear(known, self.around.weight[:, self.blank :])
+        return vector if self.crossed is None else vector + self.crossed(torch.cat([id_inputs, side], dim=1))
 
 
 def user_tower(config: ModelConfig, side: SideWidth, views: int = 1, cross_layers: int = 0) -> Tower:
@@ -212,7 +219,8 @@ def user_tower(config: ModelConfig, side: SideWidth, views: int = 1, cross_layer
     """
     parts = 1 + views + len(config.histories)
     width = 1 + side.total
-    return Tower(parts, config.id_dim, width, config.hidden, config.dim, 1 + views, cross_layers)
+    blank = 0 if config.user_row else config.id_dim
+    return Tower(parts, config.id_dim, width, config.hidden, config.dim, 1 + views, cross_layers, blank)
 
 
 def item_tower(config: ModelConfig, side: SideWidth, cross_layers: int = 0) -> Tower:
