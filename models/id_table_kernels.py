@@ -8,23 +8,28 @@ hash's low bits; the tag saves most reads of foreign keys, the bytes are always 
 import numpy as np
 
 from models.arrays import Float32Array, Index, Int32Array, Int64Array, UInt8Array
-from models.key_bytes import hash_bytes
-from models.native import compiled
+from models.key_bytes import hash_bytes, key_word
+from models.native import compiled, compiled_into
 
 
-@compiled
+_BLOCK = 256
+
+
+@compiled_into
 def _same(
     data: UInt8Array, start: Index, length: Index, arena: UInt8Array, entry_start: Index, entry_length: Index
 ) -> bool:
     if length != entry_length:
         return False
-    for index in range(length):  # noqa: SIM110 - compiled: a loop, not a generator
-        if data[start + index] != arena[entry_start + index]:
+    for at in range(0, length, 8):  # noqa: SIM110 - compiled: a loop, not a generator
+        if key_word(data, start + at, start + length) != key_word(
+            arena, entry_start + at, entry_start + length
+        ):
             return False
     return True
 
 
-@compiled
+@compiled_into
 def _find(
     data: UInt8Array,
     start: Index,
@@ -60,14 +65,40 @@ def lookup(
     key_length: Int32Array,
     entries: Int64Array,
 ) -> None:
-    """entries[i] = entry of key i or -1."""
-    for i in range(len(offsets) - 1):
-        start, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
-        if start == end:
-            entries[i] = -1
-        else:
-            hashed = hash_bytes(data, start, end)
-            entries[i] = _find(data, start, end, hashed, slots, arena, key_start, key_length)[0]
+    """entries[i] = entry of key i or -1.
+
+    In blocks, and one read of memory a pass over a block: the reads of many keys wait together.
+    """
+    mask = np.uint64(len(slots) - 1)
+    hashes = np.empty(_BLOCK, np.uint64)
+    values, starts, lengths, others = np.empty((4, _BLOCK), np.int64)
+    for first in range(0, len(entries), _BLOCK):
+        n = min(_BLOCK, len(entries) - first)
+        for i in range(n):
+            hashes[i] = hash_bytes(data, np.int64(offsets[first + i]), np.int64(offsets[first + i + 1]))
+        for i in range(n):
+            values[i] = slots[hashes[i] & mask]
+        for i in range(n):
+            tagged = values[i] >> 32 == np.int64(hashes[i] >> np.uint64(33))  # never so of an empty slot
+            entry = np.uint64(values[i] & 0xFFFFFFFF if tagged else 0)
+            starts[i] = key_start[entry]
+            lengths[i] = key_length[entry] if tagged else -1
+        left = 0
+        for i in range(n):
+            start, end = np.int64(offsets[first + i]), np.int64(offsets[first + i + 1])
+            length = end - start
+            if length == lengths[i] and length <= 8 and length > 0:
+                same = key_word(data, start, end) == key_word(arena, starts[i], starts[i] + length)
+            else:
+                same = length > 0 and _same(data, start, length, arena, starts[i], lengths[i])
+            entries[first + i] = values[i] & 0xFFFFFFFF if same else -1
+            others[left] = i
+            left += not (same or values[i] == -1 or length == 0)
+        for at in range(left):  # those that are not in the first slot of their chain
+            i = others[at]
+            start, end = np.int64(offsets[first + i]), np.int64(offsets[first + i + 1])
+            found = _find(data, start, end, hashes[i], slots, arena, key_start, key_length)
+            entries[first + i] = found[0]
 
 
 @compiled

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Index, Int32Array, Int64Array, UInt8Array
-from models.native import compiled
+from models.native import compiled, compiled_into, load_word
 
 
 def key_array(keys: pa.Array | pa.ChunkedArray) -> pa.StringArray:
@@ -40,23 +40,29 @@ def keys_from_buffers(data: UInt8Array, offsets: Int32Array) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
 
 
-@compiled
+@compiled_into
+def key_word(data: UInt8Array, start: Index, end: Index) -> np.uint64:
+    """The first eight bytes of data[start:end], which has one or more, as a number, the lowest first; zeros
+    where there are fewer.
+    """
+    if start + 8 <= len(data):
+        word = np.uint64(load_word(data, start))
+        return word & (np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - 8 * min(end - start, 8)))
+    word = np.uint64(0)
+    for index in range(start, end):  # the last bytes of a column
+        word |= np.uint64(data[index]) << np.uint64(8 * (index - start))
+    return word
+
+
+@compiled_into
 def hash_bytes(data: UInt8Array, start: Index, end: Index) -> np.uint64:
     """64-bit hash of data[start:end]: eight bytes a round, multiply and xor-shift (wyhash's pattern),
     stable.
     """
     mixed = np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(end - start)
-    position = start
-    while position < end:
-        word = np.uint64(0)
-        stop = min(position + 8, end)
-        shift = np.uint64(0)
-        for index in range(position, stop):
-            word |= np.uint64(data[index]) << shift
-            shift += np.uint64(8)
-        mixed = (mixed ^ word) * np.uint64(0xFF51AFD7ED558CCD)
+    for position in range(start, end, 8):
+        mixed = (mixed ^ key_word(data, position, end)) * np.uint64(0xFF51AFD7ED558CCD)
         mixed ^= mixed >> np.uint64(32)
-        position = stop
     mixed *= np.uint64(0xC4CEB9FE1A85EC53)
     mixed ^= mixed >> np.uint64(29)
     return mixed

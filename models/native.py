@@ -1,9 +1,12 @@
 """The one door to numba: compiled functions that release the GIL and keep their Python signature."""
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numba
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -13,8 +16,28 @@ def compiled(function: F) -> F:
     return cast(F, numba.njit(cache=True, nogil=True)(function))
 
 
+def compiled_into(function: F) -> F:
+    """The same for what the callers' loops consist of: no call is left, and none of what a call does to count
+    references to arrays.
+    """
+    return cast(F, numba.njit(cache=True, nogil=True, forceinline=True)(function))
+
+
 def compiled_sums(function: F) -> F:
     """The same for sums of floats, whose terms it may add in another order: the same on every run of a machine,
     and several at a time.
     """
     return cast(F, numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})(function))
+
+
+def _load_word(typing: Any, data: Any, at: Any) -> tuple[Any, Callable[..., Any]]:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        first = builder.gep(array.data, [arguments[1]])
+        return builder.load(builder.bitcast(first, ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(data, types.int64), code
+
+
+load_word = intrinsic(_load_word)
+"""load_word(data uint8[n], at) -> uint64: data[at:at + 8] in one read, the lowest byte first; unchecked."""
