@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 PACKAGES = (
-    "torch", "fbgemm-gpu-cpu", "faiss-cpu", "numpy", "numba", "msgspec", "kafka-python", "pyarrow", "uvicorn",
+    "torch", "faiss-cpu", "numpy", "numba", "msgspec", "kafka-python", "pyarrow", "uvicorn",
 )  # fmt: skip
 
 

@@ -13,29 +13,42 @@ from benchmarks import data
 
 class Roofline:
     """Every row of the history, the target and the shared negatives is read once and written once; every
-    layer, and the scores of the negatives, is one product forward and two backward. No loss, no optimizer, no
-    bookkeeping: nobody can train this shape faster in fp32.
+    layer, and the scores of the negatives, is one product forward and two backward (one where the dense layers
+    stay as they are). No loss, no optimizer, no bookkeeping: nobody can train this shape faster in fp32.
+
+    item_tower: distinct items go through layers like the user's; dense: the layers learn.
     """
 
-    def __init__(self, rows: int, hidden: Sequence[int]) -> None:
+    def __init__(self, rows: int, hidden: Sequence[int], item_tower: bool, dense: bool) -> None:
         self._table = torch.zeros(rows, data.WIDTH)
-        self._widths = (data.WIDTH, *hidden, data.WIDTH)
-        self._weights = [torch.zeros(*widths) for widths in pairwise(self._widths)]
+        widths = (data.WIDTH, *hidden, data.WIDTH)
+        self._user = [torch.zeros(*pair) for pair in pairwise(widths)]
+        self._item = [torch.zeros(*pair) for pair in pairwise(widths)] if item_tower else []
+        self._dense = dense
 
     def step(self, history_BL: Tensor, target_B: Tensor, negatives_K: Tensor) -> None:
         """One step's worth of memory traffic and arithmetic."""
         b, k = len(target_B), len(negatives_K)
         asked = torch.cat([history_BL.ravel(), target_B, negatives_K])
         read = self._table.index_select(0, asked)
-        layers = [torch.empty(b, width) for width in self._widths]
-        layers[0] = read[:b]
-        for place, weight in enumerate(self._weights):
-            torch.mm(layers[place], weight, out=layers[place + 1])
+        u_BD = self._through(read[:b], self._user)
         v_KD = read[-k:]
-        scores_BK = layers[-1] @ v_KD.T
-        back = scores_BK @ v_KD
-        scores_BK.T @ layers[-1]
-        for layer, weight in zip(reversed(layers[:-1]), reversed(self._weights), strict=True):
-            layer.T @ back
-            back = back @ weight.T
+        scores_BK = u_BD @ v_KD.T
+        scores_BK @ v_KD
+        scores_BK.T @ u_BD
+        if self._item:
+            distinct = len(asked[-b - k :].unique())
+            self._through(read[-distinct:], self._item)
         self._table.index_copy_(0, asked, read)
+
+    def _through(self, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """Forward and backward; what the products are of makes no difference to what they cost."""
+        layers = [inputs]
+        for weight in weights:
+            layers.append(layers[-1] @ weight)
+        back = layers[-1]
+        for layer, weight in zip(reversed(layers[:-1]), reversed(weights), strict=True):
+            if self._dense:
+                layer.T @ back
+            back = back @ weight.T
+        return layers[-1]

@@ -75,7 +75,7 @@ SUITE = (
     ),
     Measurement(
         "lookup:lookups",
-        ("ids.lookup",),
+        ("ids.lookup", "ids.lookup.strings"),
         full={"keys": 1_000_000, "asked": 500_000},
         quick={"keys": 100_000, "asked": 100_000},
     ),

@@ -21,6 +21,7 @@ from benchmarks.sparse_torch import SparseTorch
 from benchmarks.worker import ROOT, Worker
 from models.catalogue_columns import CatalogueColumns
 from models.learner import Learner, ModelConfig
+from models.samplers import UnigramSampler
 from models.samples import Samples
 
 PEERS_PYTHON = ROOT / "var" / "peers" / "bin" / "python"
@@ -30,6 +31,7 @@ SAME = {"user_row": False, "shared_items": True, "popularity": (), "own_items": 
 YOUTUBE_DNN = ModelConfig(kind="youtube_dnn", **SAME)
 TWO_TOWER = ModelConfig(kind="two_tower", **SAME)
 HOURLY = ModelConfig(kind="youtube_dnn", trained_tables=("item",), published_tables=("item",), **SAME)
+LIMIT = "row gathers and matrix products of that shape, fp32"
 RECHUB, RECHUB_NEGATIVES = "torch-rechub 0.9 YoutubeDNN, its own trainer", 3
 
 
@@ -51,10 +53,10 @@ def youtube_dnn(name: str, items: int, samples: int, peer_samples: int, rounds: 
     given = data.Histories.drawn(samples, items)
     learner, drawn = _prepared(YOUTUBE_DNN, given)
     config = learner.config
-    ideal = Roofline(items + 1, config.hidden)
+    ideal = Roofline(items + 1, config.hidden, item_tower=False, dense=True)
     runs: list[Callable[[], object]] = [
         lambda: [learner.train_full(drawn)],
-        _epoch(ideal, given, config.batch_size, config.negatives),
+        _epoch(ideal, given, config, config.batch_size),
     ]
     with contextlib.ExitStack() as stack:
         if peer_samples:
@@ -65,7 +67,7 @@ def youtube_dnn(name: str, items: int, samples: int, peer_samples: int, rounds: 
     params = _params(config) | {
         "batch": config.batch_size,
         "peer_negatives": RECHUB_NEGATIVES,
-        "limit": "row gathers and matrix products of that shape, fp32",
+        "limit": LIMIT,
     }
     named = (RECHUB, theirs[0]) if theirs else ("", None)
     return [Result(name, ours, "samples/s", *named, limit, params, given.sha256)]
@@ -78,15 +80,17 @@ def two_tower(items: int, samples: int, rounds: int) -> list[Result]:
     learner, drawn = _prepared(TWO_TOWER, given)
     config = learner.config
     peer = SparseTorch(items + 1, config.hidden, item_tower=True, tau=config.tau, dense=True)
-    ours, theirs = rates(
+    ideal = Roofline(items + 1, config.hidden, item_tower=True, dense=True)
+    ours, theirs, limit = rates(
         samples,
         lambda: [learner.train_full(drawn)],
-        _epoch(peer, given, config.batch_size, config.negatives),
+        _epoch(peer, given, config, config.batch_size),
+        _epoch(ideal, given, config, config.batch_size),
         rounds=rounds,
     )
-    params = _params(config) | {"batch": config.batch_size}
+    params = _params(config) | {"batch": config.batch_size, "limit": LIMIT}
     name = "train.two_tower.1m"
-    return [Result(name, ours, "samples/s", plain.NAME, theirs, params=params, data_sha256=given.sha256)]
+    return [Result(name, ours, "samples/s", plain.NAME, theirs, limit, params, given.sha256)]
 
 
 def incremental(items: int, samples: int, rounds: int) -> list[Result]:
@@ -96,15 +100,17 @@ def incremental(items: int, samples: int, rounds: int) -> list[Result]:
     learner, drawn = _prepared(HOURLY, given)
     config = learner.config
     peer = SparseTorch(items + 1, config.hidden, item_tower=False, tau=config.tau, dense=False)
-    ours, theirs = rates(
+    ideal = Roofline(items + 1, config.hidden, item_tower=False, dense=False)
+    ours, theirs, limit = rates(
         samples,
         lambda: [learner.train_incremental(drawn)],
-        _epoch(peer, given, config.batch_size_incremental, config.negatives),
+        _epoch(peer, given, config, config.batch_size_incremental),
+        _epoch(ideal, given, config, config.batch_size_incremental),
         rounds=rounds,
     )
-    params = _params(config) | {"batch": config.batch_size_incremental, "dense": "frozen"}
+    params = _params(config) | {"batch": config.batch_size_incremental, "dense": "frozen", "limit": LIMIT}
     name = "update.incremental"
-    return [Result(name, ours, "events/s", plain.NAME, theirs, params=params, data_sha256=given.sha256)]
+    return [Result(name, ours, "events/s", plain.NAME, theirs, limit, params, given.sha256)]
 
 
 def _prepared(config: ModelConfig, given: data.Histories) -> tuple[Learner, Samples]:
@@ -114,14 +120,21 @@ def _prepared(config: ModelConfig, given: data.Histories) -> tuple[Learner, Samp
     return learner, learner.prepare(given.following, catalogue)
 
 
-def _epoch(model: Steps, given: data.Histories, batch: int, negatives: int) -> Callable[[], None]:
-    """The same samples in the same batches; the negatives are drawn beforehand."""
+def _epoch(model: Steps, given: data.Histories, config: ModelConfig, batch: int) -> Callable[[], None]:
+    """The same samples in batches of the same size; the negatives of every step are drawn beforehand, those that
+    our first pass draws: a step reads rows that the last one did not, as it must.
+    """
     history, target = torch.from_numpy(given.history), torch.from_numpy(given.target)
-    drawn = torch.from_numpy(data.zipf(data.generator(), negatives, given.items))
+    taken = np.concatenate([np.arange(given.items), given.history.ravel(), given.target])
+    counts = np.bincount(taken, minlength=given.items)
+    corpus = np.arange(given.items)
+    sampler = UnigramSampler(corpus, counts, given.items, config.negative_power, config.seed)
+    starts = range(0, len(target), batch)
+    drawn = [torch.from_numpy(sampler.draw(config.negatives, step)) for step in range(len(starts))]
 
     def epoch() -> None:
-        for start in range(0, len(target), batch):
-            model.step(history[start : start + batch], target[start : start + batch], drawn)
+        for start, negatives in zip(starts, drawn, strict=True):
+            model.step(history[start : start + batch], target[start : start + batch], negatives)
 
     return epoch
 

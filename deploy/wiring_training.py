@@ -20,7 +20,7 @@ from updater.rankers import RankerRetrain
 from updater.retrain import FullRetrain, Provenance
 from updater.state import Progress, Recipe
 
-_RECORDED = ("freshrecall", "torch", "fbgemm-gpu-cpu", "faiss-cpu", "numpy", "numba", "pyarrow")
+_RECORDED = ("freshrecall", "torch", "faiss-cpu", "numpy", "numba", "pyarrow")
 
 
 def recipe(config: Config) -> Recipe:

@@ -1,7 +1,7 @@
 """First order terms: one weight per row and head, with Adagrad of its own each.
 
-Not an EmbeddingTable: fbgemm's rows are multiples of four wide and share one momentum, in which a frequent
-task would slow a rare one down.
+Not an EmbeddingTable: the weights of its rows share one momentum, in which a frequent task would slow a rare
+one down.
 """
 
 from __future__ import annotations

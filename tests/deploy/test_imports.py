@@ -9,10 +9,10 @@ import pytest
     [
         pytest.param(
             "deploy.server, serving.server, models.published",
-            "fbgemm_gpu models.learner models.history",
+            "models.learner models.history",
             id="serve",
         ),
-        pytest.param("deploy.scheduler", "torch fbgemm_gpu models.learner", id="schedule"),
+        pytest.param("deploy.scheduler", "torch models.learner", id="schedule"),
     ],
 )
 def test_a_process_does_not_load_what_only_training_needs(process: str, unwanted: str) -> None:
