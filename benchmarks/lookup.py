@@ -9,8 +9,8 @@ from models.id_table import IdTable
 
 
 def lookups(keys: int, asked: int) -> list[Result]:
-    """Zipf-distributed lookups of known keys, against a dict that begins where they do, at an Arrow column, and
-    against one that is given Python strings, which carry their hashes once they were looked up.
+    """Zipf-distributed lookups of known keys, against a dict that begins where they do, at an Arrow column,
+    and against one that is given Python strings, which carry their hashes once they were looked up.
     """
     texts = data.key_texts(np.arange(keys))
     table = IdTable()

@@ -13,8 +13,8 @@ from benchmarks import data
 
 class Roofline:
     """Every row of the history, the target and the shared negatives is read once and written once; every
-    layer, and the scores of the negatives, is one product forward and two backward (one where the dense layers
-    stay as they are). No loss, no optimizer, no bookkeeping: nobody can train this shape faster in fp32.
+    layer, and the scores of the negatives, is one product forward and two backward (one for layers that stay
+    as they are). No loss, no optimizer, no bookkeeping: nobody can train this shape faster in fp32.
 
     item_tower: distinct items go through layers like the user's; dense: the layers learn.
     """

@@ -121,8 +121,8 @@ def _prepared(config: ModelConfig, given: data.Histories) -> tuple[Learner, Samp
 
 
 def _epoch(model: Steps, given: data.Histories, config: ModelConfig, batch: int) -> Callable[[], None]:
-    """The same samples in batches of the same size; the negatives of every step are drawn beforehand, those that
-    our first pass draws: a step reads rows that the last one did not, as it must.
+    """The same samples in batches of the same size; the negatives of every step are drawn beforehand, those
+    that our first pass draws: a step reads rows that the last one did not, as it must.
     """
     history, target = torch.from_numpy(given.history), torch.from_numpy(given.target)
     taken = np.concatenate([np.arange(given.items), given.history.ravel(), given.target])

@@ -23,7 +23,8 @@ from models.samples import Samples
 class Candidates:
     """Candidates of B rows. Places refer to `entries`; log expected counts are 0 where nothing is corrected.
 
-    entries: int64[U], distinct where a tower encodes them; in_order: they are positive, then shared. positive: int64[B, T] places, known: bool[B, T] (a row may have fewer than
+    entries: int64[U], distinct where a tower encodes them; in_order: they are the positives, then the shared
+    ones, as they lie. positive: int64[B, T] places, known: bool[B, T] (a row may have fewer than
     T). shared: int64[K]; shared_hit: bool[B, K], True where a shared negative is no negative of the row (a
     positive of it, or one of its own items, which are drawn apart). rows: int64[B, n]; rows_hit: bool[B, n],
     the same of them.
@@ -48,7 +49,7 @@ class Candidates:
     def vectors(self, v_UD: Tensor, alone_Bn: Int64Array) -> tuple[Tensor, Tensor]:
         """(vectors [B, n, D] of places that each row has alone, vectors [K, D] of the shared ones)."""
         if self.in_order:
-            positive, shared = v_UD.split([self.positive.size, len(self.shared)])
+            positive, shared = torch.split(v_UD, [self.positive.size, len(self.shared)])
             return positive.view(*alone_Bn.shape, -1), shared
         of_alone = v_UD.index_select(0, torch.from_numpy(alone_Bn.ravel()))
         return of_alone.view(*alone_Bn.shape, -1), v_UD.index_select(0, torch.from_numpy(self.shared))

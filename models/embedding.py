@@ -81,7 +81,8 @@ class EmbeddingTable:
         """
         if weights is None:  # one compiled variant only: plain sums are weighted by one
             weights = torch.ones(len(indices), dtype=torch.float32)
-        pooled: torch.Tensor = _Pooled.apply(self._moves, self, indices, offsets, weights)  # type: ignore[no-untyped-call]
+        call: Any = _Pooled.apply  # untyped
+        pooled: torch.Tensor = call(self._moves, self, indices, offsets, weights)
         return pooled
 
     def frozen(
@@ -134,7 +135,7 @@ class _Pooled(torch.autograd.Function):
         return table.frozen(indices, offsets, weights)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, ...]:
         table, *read = ctx.read
         table._update(*read, gradient)

@@ -232,8 +232,8 @@ class HistoryTable:
     def bags(
         self, user: Int32Array, ts_ms: Int64Array, request: Int64Array, length: int, half_life_days: float
     ) -> tuple[Int64Array, Int64Array, Float32Array]:
-        """What read() finds as weighted bags, as models.pooling.history_bags() gives them: item entries int64[n],
-        offsets int64[N+1], weights float32[n].
+        """What read() finds as weighted bags, as models.pooling.history_bags() gives them: item entries
+        int64[n], offsets int64[N+1], weights float32[n].
         """
         most = len(user) * length
         found, weights = np.empty(most, np.int64), np.empty(most, np.float32)
@@ -243,7 +243,8 @@ class HistoryTable:
             np.ascontiguousarray(user, np.int64),
             np.ascontiguousarray(ts_ms, np.int64),
             np.ascontiguousarray(request, np.int64),
-            length, decay_per_s(half_life_days), starts, lengths, items, times, requests, found, offsets, weights,
+            length, decay_per_s(half_life_days), starts, lengths, items, times, requests,
+            found, offsets, weights,
         )  # fmt: skip
         n = int(offsets[-1])
         return found[:n], offsets, weights[:n]

@@ -163,7 +163,7 @@ class IdTable:
     def rows(self, entries: Int32Array | Int64Array) -> Int64Array:
         """Row of every entry, same shape, int64; 0 for -1 and for entries without a row."""
         rows = np.empty(entries.shape, np.int64)
-        kernels.rows_of(np.ascontiguousarray(entries).reshape(-1), self._row, rows.reshape(-1))
+        kernels.rows_of(entries.ravel(), self._row, rows.reshape(-1))
         return rows
 
     def keys_of(self, entries: Int32Array | Int64Array) -> pa.StringArray:

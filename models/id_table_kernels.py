@@ -11,7 +11,6 @@ from models.arrays import Float32Array, Index, Int32Array, Int64Array, UInt8Arra
 from models.key_bytes import hash_bytes, key_word
 from models.native import compiled, compiled_into
 
-
 _BLOCK = 256
 
 
@@ -21,7 +20,7 @@ def _same(
 ) -> bool:
     if length != entry_length:
         return False
-    for at in range(0, length, 8):  # noqa: SIM110 - compiled: a loop, not a generator
+    for at in range(0, length, 8):
         if key_word(data, start + at, start + length) != key_word(
             arena, entry_start + at, entry_start + length
         ):

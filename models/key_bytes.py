@@ -46,7 +46,7 @@ def key_word(data: UInt8Array, start: Index, end: Index) -> np.uint64:
     where there are fewer.
     """
     if start + 8 <= len(data):
-        word = np.uint64(load_word(data, start))
+        word = load_word(data, start)
         return word & (np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - 8 * min(end - start, 8)))
     word = np.uint64(0)
     for index in range(start, end):  # the last bytes of a column

@@ -47,9 +47,10 @@ def corrected_softmax(
         label_BT = known_BT / known_BT.sum(1, keepdim=True).clamp_min(1)
         logit_BT = positive_BT.masked_fill(~known_BT, 0.0)
         target_B = (logit_BT * label_BT).sum(1)
-        # A row without positives keeps one finite logit: the logarithm of nothing would make its gradient nan.
+        # A row without positives keeps one finite logit: without any its gradient would be nan.
         logit_BT = logit_BT.masked_fill(~known_BT & known_BT.any(1, keepdim=True), float("-inf"))
-    log_partition_B: Tensor = _LogPartition.apply(logit_BT, negative_BK, hit_BK)  # type: ignore[no-untyped-call]
+    call: Any = _LogPartition.apply  # untyped
+    log_partition_B: Tensor = call(logit_BT, negative_BK, hit_BK)
     return weighted_mean(log_partition_B - target_B, weight_B)
 
 
@@ -72,7 +73,7 @@ class _LogPartition(torch.autograd.Function):
         return logits.amax(1) - share.amax(1).log()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient_B: Tensor) -> tuple[Tensor | None, ...]:
         (share,) = ctx.saved_tensors
         gradient = share * gradient_B[:, None]

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+
+from models.arrays import Index, UInt8Array
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -24,8 +27,8 @@ def compiled_into(function: F) -> F:
 
 
 def compiled_sums(function: F) -> F:
-    """The same for sums of floats, whose terms it may add in another order: the same on every run of a machine,
-    and several at a time.
+    """The same for sums of floats, whose terms it may add in another order, several at a time: the same on
+    every run of a machine.
     """
     return cast(F, numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})(function))
 
@@ -39,5 +42,5 @@ def _load_word(typing: Any, data: Any, at: Any) -> tuple[Any, Callable[..., Any]
     return types.uint64(data, types.int64), code
 
 
-load_word = intrinsic(_load_word)
-"""load_word(data uint8[n], at) -> uint64: data[at:at + 8] in one read, the lowest byte first; unchecked."""
+load_word = cast(Callable[[UInt8Array, Index], np.uint64], intrinsic(_load_word))
+"""data[at:at + 8] of uint8[n] in one read, the lowest byte first; unchecked, for compiled code only."""

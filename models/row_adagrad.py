@@ -1,8 +1,8 @@
-"""Compiled exact row-wise Adagrad over pooled reads: a row that is read many times in a step moves once, by the
-sum of its gradients.
+"""Compiled exact row-wise Adagrad over pooled reads: a row that is read many times in a step moves once, by
+the sum of its gradients.
 
-Places of the same row are chained in a hash table that fits into the cache, so nothing is sorted, no gradient is
-written out per read, and every row of the table is fetched once.
+Places of the same row are chained in a hash table that fits into the cache, so nothing is sorted, no gradient
+is written out per read, and every row of the table is fetched once.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from models.native import compiled, compiled_sums
 
 @compiled
 def _chained(rows: Int64Array, first: Int32Array, following: Int32Array) -> Index:
-    """first[:count] = place of every distinct row's first read, following[i] = the next read of i's row or -1."""
+    """first[:count] = place of every distinct row's first read; following[i] = next read of i's row or -1."""
     size = 64
     while size < 2 * len(rows):
         size *= 2
@@ -89,8 +89,8 @@ def update_rows(
 ) -> None:
     """Move weights float32[N, E] and momentum float32[N] in place.
 
-    rows: int64[n] that were read, pooled with factors float32[n] into bags by offsets int64[bags+1]; gradient:
-    float32[bags, E]. With g the summed gradient of a row: momentum += mean(g^2), weight -= lr * g /
+    rows: int64[n] that were read, pooled with factors float32[n] into bags by offsets int64[bags+1];
+    gradient: float32[bags, E]. With g the summed gradient of a row: momentum += mean(g^2), weight -= lr * g /
     (sqrt(momentum) + epsilon).
     """
     first, following, bags = np.empty((3, len(rows)), np.int32)

@@ -1,4 +1,4 @@
-"""Where rows that were never trained begin: the cold row, and noise that is a function of the row's number."""
+"""Where rows that were never trained begin: the cold row, and noise, a function of the row's number."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def row_noise(row: int, width: int, salt: int, spread: float) -> Float32Array:
 
 
 def spread_untrained(weights: Float32Array, momentum: Float32Array, salt: int, spread: float) -> None:
-    """Rows 1.. of weights float32[N, E] whose momentum float32[N] is 0 become row 0 plus their row_noise(), in
-    place.
+    """Rows 1.. of weights float32[N, E] whose momentum float32[N] is 0 become row 0 plus their row_noise(),
+    in place.
     """
     _spread(weights, momentum, key_shift(salt), np.float32(spread))

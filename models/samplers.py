@@ -58,7 +58,7 @@ def _found(
 
 
 def _powers(counts: Int64Array | Float64Array, power: float) -> Float64Array:
-    """counts ** power, float64[N]. Whole numbers are mostly small and repeated: each is raised once."""
+    """Counts ** power, float64[N]. Whole numbers are mostly small and repeated: each is raised once."""
     if counts.dtype == np.int64 and len(counts) and (largest := int(counts.max())) < len(counts):
         of_each: Float64Array = np.arange(largest + 1, dtype=np.float64) ** power
         return of_each[counts]

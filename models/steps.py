@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from models.architecture import RecallModel
 from models.arrays import Float32Array, Int32Array, Int64Array
@@ -260,7 +259,10 @@ class Stepper:
             return pointwise_bce(corrected[:, 0], rows, rows_hit, weight_B, self._parts.model.head.offset)
         if config.loss == "listwise":
             return listwise(corrected[:, 0], rows, rows_hit, weight_B)
-        negative, hit = scores.shared, torch.from_numpy(candidates.shared_hit)
+        negative = scores.shared.sub_(
+            torch.from_numpy(candidates.log_expected_shared)
+        )  # large, and not read again
+        hit = torch.from_numpy(candidates.shared_hit)
         if rows.shape[1]:
             negative, hit = torch.cat([negative, rows], dim=1), torch.cat([hit, rows_hit], dim=1)
         if config.loss == "nce":
@@ -293,9 +295,9 @@ class Stepper:
         inputs: UserInputs,
         u_BD: Tensor,
         v_UD: Tensor,
-        unit: float,
+        unit: float = 1.0,
     ) -> _Scores:
-        """Scores of all candidates, divided by `unit`; those of shared ones less their log expected counts."""
+        """Scores of all candidates, divided by `unit`."""
         config, head = self._parts.config, self._parts.model.head
         logit = config.tau / unit
         # What a row has alone, T positives and n negatives, is scored in one piece.
@@ -306,7 +308,7 @@ class Stepper:
         u_BD = u_BD / unit
         v_BnD, v_KD = candidates.vectors(v_UD, alone)
         of_alone = torch.linalg.vecdot(u_BD[:, None], v_BnD)
-        of_shared = linear(u_BD, v_KD, torch.from_numpy(-candidates.log_expected_shared))
+        of_shared = u_BD @ v_KD.T
         if candidates.own is not None:
             of_alone = torch.where(is_own, head.own_similarity * of_alone, of_alone)
             of_alone = of_alone + logit * self._own_scores(candidates.own, own_places)
@@ -353,7 +355,7 @@ class Stepper:
 
 @dataclass(frozen=True)
 class _Scores:
-    """positive [B, T], shared [B, K] (corrected), rows [B, n]."""
+    """positive [B, T], shared [B, K], rows [B, n]."""
 
     positive: Tensor
     shared: Tensor

@@ -6,10 +6,10 @@ B batch, V vectors per user, D width of the similarity, E width of ID rows, L hi
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +205,7 @@ class Tower(nn.Module):
     def forward(self, id_inputs: Tensor, side: Tensor) -> Tensor:
         """[B, out] from id inputs [B, parts * E] and side inputs [B, S]."""
         known = id_inputs[:, self.blank :]
-        first, *others = self.layers
+        first, *others = cast(Iterable[nn.Linear], self.layers)
         vector = linear(torch.cat([known, side], dim=1), first.weight[:, self.blank :], first.bias)
         for layer in others:
             vector = layer(vector)

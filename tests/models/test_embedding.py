@@ -90,3 +90,29 @@ def test_state_round_trip_and_step_size():
         each.trained(torch.tensor([4]), torch.tensor([0, 1])).backward(torch.ones(1, 4))
     assert table.weights[4].tolist() == pytest.approx([-0.01] * 4)
     assert torch.equal(table.weights, restored.weights)
+
+
+def test_a_step_that_reads_nothing_moves_nothing():
+    table = EmbeddingTable(dim=4, lr=0.1)
+    table.reserve(5)
+    pooled = table.trained(torch.empty(0, dtype=torch.int64), torch.tensor([0, 0, 0]))
+    assert pooled.tolist() == [[0.0] * 4] * 2
+    pooled.sum().backward()
+    assert not table.weights.any()
+    assert not table.momentum.any()
+
+
+def test_rows_of_colliding_numbers_are_told_apart():
+    """Every row many times over, in an order that mixes them: one move each, by its own sum."""
+    n, times = 3000, 7
+    table = EmbeddingTable(dim=4, lr=1.0)
+    table.reserve(n << 4)
+    rows = np.tile(np.arange(n, dtype=np.int64) << 4, times)
+    np.random.default_rng(0).shuffle(rows)
+    pooled = table.trained(torch.from_numpy(rows), torch.arange(len(rows) + 1))
+    pooled.backward(torch.from_numpy(np.repeat(rows[:, None] + 1, 4, axis=1).astype(np.float32)))
+    moved = np.flatnonzero(table.momentum.numpy())
+    assert moved.tolist() == [row << 4 for row in range(n)]
+    expected = (times * (moved + 1.0)) ** 2
+    np.testing.assert_allclose(table.momentum.numpy()[moved], expected, rtol=1e-5)
+    np.testing.assert_allclose(table.weights.numpy()[moved], -1.0, rtol=1e-5)

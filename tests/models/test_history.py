@@ -175,3 +175,17 @@ def test_bags_and_newest_positions():
     _, _, weights = history_bags(history, ages, 1.0)
     assert weights[:2].tolist() == pytest.approx([1 / 3, 2 / 3])
     assert newest_positions(np.array([0, 4, 4, 5]), 3).tolist() == [[1, 2, 3], [-1, -1, -1], [-1, -1, 4]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(EVENT, max_size=60), st.integers(1, 6), st.sampled_from([0.0, 1e-5, 2.0]))
+def test_bags_are_what_is_read(events, length, half_life_days):
+    table = HistoryTable(1000)
+    observe(table, events)
+    users = USERS.astype(np.int32)
+    read = table.read(users, SECONDS * 1000, REQUESTS, length)
+    expected = history_bags(*read, half_life_days)
+    for one, other in zip(
+        table.bags(users, SECONDS * 1000, REQUESTS, length, half_life_days), expected, strict=True
+    ):
+        assert (one.dtype, one.tobytes()) == (other.dtype, other.tobytes())

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.id_table import IdTable
+from models.key_bytes import hash_keys
 
 KEY = st.one_of(
     st.text(max_size=20),
@@ -154,3 +155,27 @@ def test_read_rows_equals_lookup_and_indexing_and_leaves_what_has_no_row():
     rows = table.rows(table.lookup(asked))
     np.testing.assert_array_equal(rows > 0, [True, False, False, True, False, False])
     np.testing.assert_array_equal(values, np.where(rows[:, None] > 0, weights[rows], -1))
+
+
+def test_hashes_are_stable_wherever_a_key_lies_in_its_column():
+    """Saved states hold hashes: of requests, for one."""
+    keys = ["", "a", "#1234567", "#12345678", "ключ", "a key of more than sixteen bytes"]
+    expected = [
+        -8000516528691662285, -4127228293411980141, -4842289970247163316, 681001648312373962,
+        -5404198403407381824, 5115567934687581128,
+    ]  # fmt: skip
+    for column in (strings(keys), strings(["before", *keys, "some bytes behind it"]).slice(1, len(keys))):
+        assert hash_keys(column).tolist() == expected
+    assert [int(hash_keys(strings([key]))[0]) for key in keys] == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(KEY, max_size=700, unique=True), st.integers(0, 3))
+def test_lookup_finds_every_key_and_no_other(keys, length):
+    """More keys than one block, some longer than a word, some that end with the column's bytes."""
+    half = keys[::2]
+    table = IdTable()
+    given_entries = table.observe(strings(half), np.zeros(len(half), np.int64))
+    known = {key: entry for key, entry in zip(half, given_entries.tolist(), strict=True) if key}
+    asked = [*keys, *(key[: length + 1] for key in keys), *(key * 3 for key in keys)]
+    assert table.lookup(strings(asked)).tolist() == [known.get(key, -1) for key in asked]

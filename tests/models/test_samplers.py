@@ -160,3 +160,18 @@ def test_uniform_by_key_is_uniform_and_keyed():
     np.testing.assert_allclose(np.histogram(drawn, 10, (0, 1))[0], 10_000, rtol=0.05)
     assert drawn[::-1].tolist() == uniform_by_key(keys[::-1], 0).tolist()
     assert abs(np.corrcoef(drawn, uniform_by_key(keys, 1))[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("power", [0.0, 0.75, 1.0])
+@pytest.mark.parametrize("n", [1, 3, 5000])
+def test_draws_are_the_places_that_a_search_of_the_cumulative_shares_finds(n, power):
+    generator = np.random.default_rng(n)
+    entries = generator.permutation(n)
+    for counts in (generator.zipf(1.2, n) % 100_000, generator.random(n) * 1e6):
+        shares = np.maximum(counts, 1).astype(np.float64) ** power
+        cumulative = np.cumsum(shares)
+        sampler = UnigramSampler(entries, counts, n, power, seed=5)
+        for step in range(20):
+            uniform = np.random.Generator(np.random.Philox(key=[5, step])).random(500)
+            places = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+            assert sampler.draw(500, step).tolist() == entries[np.minimum(places, n - 1)].tolist()

@@ -326,6 +326,23 @@ def test_a_tower_by_numpy():
     close(towers.item_vectors(items), unit(_tower(towers.item_tower, x, WIDTH)))
 
 
+@pytest.mark.parametrize("kind", ["two_tower", "youtube_dnn", "mind"])
+def test_no_work_is_done_for_a_user_row_that_is_off(kind):
+    """The weights of its inputs are there, and neither read nor moved."""
+    towers, users = (
+        towers_of(kind, user_row=False),
+        replace(users_of(), user=torch.zeros_like(users_of().user)),
+    )
+    before = towers.user_vectors(users)
+    (before**2).sum().backward()
+    with torch.no_grad():
+        for weight in (towers.user_tower.layers[0].weight, towers.user_tower.around.weight):
+            assert weight.grad[:, WIDTH:].any()
+            assert not weight.grad[:, :WIDTH].any()
+            weight[:, :WIDTH] = float("nan")
+    assert torch.equal(towers.user_vectors(users), before)
+
+
 def _tower(tower, x, ids):
     w = {name: value.detach().numpy() for name, value in tower.named_parameters()}
     hidden = np.maximum(x @ w["layers.0.weight"].T + w["layers.0.bias"], 0)
