@@ -33,8 +33,10 @@ from serving.schema import RecallAnswer, RecallRequest
 from serving.snapshot import ITEM_TABLE
 from serving.tower_contract import LoadTower, UserTower
 from stream.keys import encode_id
+from stream.two_files import cut_torn_line, lines_of, make_room
 
 RELATIVE_TOLERANCE = 1e-5
+AUDIT_BYTES = 4_294_967_296
 _LOG = logging.getLogger(__name__)
 
 
@@ -61,13 +63,17 @@ class AuditRecord(msgspec.Struct, frozen=True):
 
 
 class AuditLog:
-    """Appends records to a JSON lines file. A disk that takes none costs records, never an answer."""
+    """Appends records to a JSON lines file, in bounded room (stream/two_files.py): the newest are kept. A
+    disk that takes none costs records, never an answer.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limit_bytes: int = AUDIT_BYTES) -> None:
+        """limit_bytes: of the file and the one before it, `<name>.1`, together."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        cut_torn_line(path)
         self.lost = 0
         """Records that could not be written."""
-        self._path, self._failing = path, False
+        self._path, self._limit_bytes, self._failing = path, limit_bytes, False
         self._file: IO[bytes] = path.open("ab")
         self._encoder = msgspec.json.Encoder()
         self._lock = threading.Lock()
@@ -88,7 +94,7 @@ class AuditLog:
         record = AuditRecord(request, ts_ms, history, dict(profile.attributes), answer, fresh)
         line = self._encoder.encode(record) + b"\n"
         with self._lock:
-            if not self._done(lambda: self._file.write(line)):
+            if not self._done(lambda: self._append(line)):
                 self.lost += 1
 
     def flush(self) -> None:
@@ -100,6 +106,12 @@ class AuditLog:
         """Flush and close."""
         with self._lock:
             self._done(self._file.close)
+
+    def _append(self, line: bytes) -> None:
+        if make_room(self._path, self._file.tell(), len(line), self._limit_bytes):
+            full, self._file = self._file, self._path.open("ab")
+            full.close()
+        self._file.write(line)
 
     def _done(self, act: Callable[[], object]) -> bool:
         """Whether the disk took it; said once when it begins to fail."""
@@ -115,10 +127,9 @@ class AuditLog:
 
 
 def read_audit(path: Path) -> list[AuditRecord]:
-    """Every whole record of an audit file."""
+    """Every whole record of an audit file and of the one before it, oldest first."""
     decoder = msgspec.json.Decoder(AuditRecord)
-    with path.open("rb") as file:
-        return [decoder.decode(line) for line in file if line.endswith(b"\n")]
+    return [decoder.decode(line) for line in lines_of(path)]
 
 
 class Recomputed(msgspec.Struct, frozen=True):

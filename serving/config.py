@@ -86,6 +86,12 @@ class ServingConfig(BaseModel):
     audit_share: float = Field(
         1.0, ge=0, le=1, description="Share of answers that are audited, when there is a file."
     )
+    audit_bytes: int = Field(
+        4_294_967_296,
+        ge=1_048_576,
+        description="Room for the audited answers and the file before them (NAME.1) together, bytes; the "
+        "oldest go.",
+    )
 
     @property
     def channel_names(self) -> frozenset[str]:

@@ -70,7 +70,9 @@ def serve(
     swapper = Swapper(
         registry, pointer, Served(), config, load_tower, metrics or ServingMetrics(), catalogue=catalogue
     )
-    audit = AuditLog(config.audit_file) if config.audit_file and config.audit_share > 0 else None
+    audit = None
+    if config.audit_file and config.audit_share > 0:
+        audit = AuditLog(config.audit_file, config.audit_bytes)
     api = Api(config, swapper, profiles, events, audit)
     ended = threading.Event()
     followers = [threading.Thread(target=swapper.follow, args=(ended,), name="swap", daemon=True)]

@@ -1,7 +1,8 @@
-"""Dead letters: what could not be taken in, with reason and position, in a file and in a topic.
+"""Dead letters: what could not be taken in, with reason and position, in two files and in a topic.
 
-The file is written and fsynced before the position moves on, so a bad message is recorded at least once. The
-topic is a copy for consumers elsewhere; a broker that refuses it is logged, and stops nothing.
+The newest are kept, in bounded room (stream/two_files.py): a producer that sends nothing but nonsense fills
+no disk. The file is written and fsynced before the position moves on, so a bad message is recorded at least
+once. The topic is a copy for consumers elsewhere; a broker that refuses it is logged, and stops nothing.
 """
 
 import base64
@@ -14,8 +15,12 @@ from pathlib import Path
 
 import msgspec
 
+from stream.segment import sync_directory
+from stream.two_files import cut_torn_line, lines_of, make_room
+
 log = logging.getLogger(__name__)
 CONTENT_LIMIT_BYTES = 1024
+DEAD_LETTER_BYTES = 268_435_456
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -40,17 +45,25 @@ def dead_letter(
 
 
 class DeadLetters:
-    """The file `dead.jsonl`, one JSON object per line, and optionally the topic."""
+    """The files `dead.jsonl` and `dead.jsonl.1`, one JSON object per line, and optionally the topic."""
 
-    def __init__(self, path: Path, publish: Callable[[bytes], None] | None = None) -> None:
-        """Append to `path`; `publish` sends one JSON record to the topic."""
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        publish: Callable[[bytes], None] | None = None,
+        limit_bytes: int = DEAD_LETTER_BYTES,
+        step: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """Append to `path`; `publish` sends one JSON record to the topic. limit_bytes: of both files, beyond
+        which the older goes. `step` is told each step just done, for crash tests.
+        """
+        self.path, self._limit_bytes, self._step = path, limit_bytes, step
         self.counts: Counter[str] = Counter()
         """Dead letters of this process by reason."""
         self._publish = publish
         self._mutex = threading.Lock()  # events and catalogue changes are taken in by two threads
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._cut_torn_line()
+        cut_torn_line(path)
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
         """Record them durably."""
@@ -58,10 +71,7 @@ class DeadLetters:
             return
         lines = [msgspec.json.encode(letter) for letter in letters]
         with self._mutex:
-            with self.path.open("ab") as file:
-                file.write(b"\n".join(lines) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            self._append(b"\n".join(lines) + b"\n")
             self.counts.update(letter.reason for letter in letters)
             if self._publish is not None:
                 try:
@@ -71,14 +81,19 @@ class DeadLetters:
                     log.exception("dead letters are in %s but could not be published", self.path)
 
     def read(self) -> list[DeadLetter]:
-        """All letters in the file."""
-        if not self.path.exists():
-            return []
-        return [msgspec.json.decode(line, type=DeadLetter) for line in self.path.read_bytes().splitlines()]
+        """All letters that are kept, oldest first."""
+        return [msgspec.json.decode(line, type=DeadLetter) for line in lines_of(self.path)]
 
-    def _cut_torn_line(self) -> None:
-        if self.path.exists():
-            data = self.path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                os.truncate(self.path, whole)
+    def _append(self, lines: bytes) -> None:
+        held_bytes = self.path.stat().st_size if self.path.exists() else 0
+        if make_room(self.path, held_bytes, len(lines), self._limit_bytes):
+            self._step("made room")
+        with self.path.open("ab") as file:
+            begun = not file.tell()
+            file.write(lines)
+            file.flush()
+            self._step("written")
+            os.fsync(file.fileno())
+        if begun:
+            sync_directory(self.path.parent)
+        self._step("synced")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stream.archive import Archive
 from stream.codec import DecodedMessages, decode_messages
 from stream.columns import to_columns
-from stream.dead_letters import DeadLetter, DeadLetters, dead_letter
+from stream.dead_letters import DEAD_LETTER_BYTES, DeadLetter, DeadLetters, dead_letter
 from stream.errors import Unreachable
 from stream.popular_store import PopularCounts
 from stream.profiles import Profiles
@@ -43,6 +43,11 @@ class IntakeConfig(BaseModel):
         5.0, ge=0, description="A partition without news for so long no longer holds the watermark back."
     )
     times: TimeLimits = Field(default_factory=TimeLimits, description="Which event times are impossible.")
+    dead_letter_bytes: int = Field(
+        DEAD_LETTER_BYTES,
+        ge=1_048_576,
+        description="Room for dead.jsonl and dead.jsonl.1 together, bytes; the oldest letters go.",
+    )
 
 
 @dataclass

@@ -105,3 +105,23 @@ def test_a_full_disk_costs_audit_records_and_no_answers(tmp_path, caplog):
     asyncio.run(ask())
     log.close()
     assert caplog.text.count("audited answers are lost") == 1
+
+
+def test_the_newest_answers_stay_within_the_room(tmp_path):
+    world = World(tmp_path, ServingConfig(clock="event"))
+    world.serve(world.bundle())
+    path, room = tmp_path / "a.jsonl", 12_000
+    log = AuditLog(path, room)
+
+    async def ask():
+        async with world.client(log) as client:
+            for n in range(60):
+                await client.post("/v1/recall", json={"user_id": n, "k": 3})
+
+    asyncio.run(ask())
+    log.close()
+    asked = [record.request.user_id for record in read_audit(path)]
+    assert 5 < len(asked) < 60
+    assert asked == list(range(60 - len(asked), 60))
+    assert room // 2 < sum(file.stat().st_size for file in tmp_path.glob("a.jsonl*")) <= room
+    assert not log.lost
