@@ -1,10 +1,11 @@
-"""The process `consume`: the intake, and beside it the incremental updater and the join."""
+"""The process `consume`: the intake, and beside it the incremental updater, the join and the retention."""
 
 import contextlib
 import threading
 
 import torch
 
+from deploy.archive_metrics import ArchiveCollector
 from deploy.config import Config
 from deploy.intake_metrics import metrics_page
 from deploy.join_metrics import JoinCollector
@@ -20,6 +21,7 @@ from deploy.wiring import (
     seen_sets,
 )
 from deploy.wiring_counts import item_counts
+from deploy.wiring_retention import retention
 from deploy.wiring_training import incremental_updater
 
 
@@ -38,10 +40,13 @@ def run_consumer(config: Config, stop: threading.Event) -> None:
         seen = stack.enter_context(seen_sets(config))
         taking_in = intake(config, held, online, letters, counts, seen)
         joined = joined_log(config)
-        stack.enter_context(metrics_page(config.metrics, taking_in.counts, JoinCollector(joined.counts)))
+        keeping = stack.enter_context(retention(config, held))
+        collectors = JoinCollector(joined.counts), ArchiveCollector(keeping.size)
+        stack.enter_context(metrics_page(config.metrics, taking_in.counts, *collectors))
         loops: dict[str, Loop] = {
             "intake": taking_in.run,
             "catalogue": catalogue_intake(config, writer, online, letters).run,
+            "retention": keeping.run,
         }
         if config.update.incremental:
             loops["updater"] = incremental_updater(config).run

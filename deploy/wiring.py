@@ -40,7 +40,11 @@ def dead_letters(config: Config) -> Iterator[DeadLetters]:
     """Refused events into `dead.jsonl` and the topic of dead letters. Raises Unreachable."""
     kafka = resolved(config).kafka
     with EventProducer(kafka) as producer:
-        yield DeadLetters(config.dead_letter_file, lambda record: producer.publish(kafka.dead, record))
+        yield DeadLetters(
+            config.dead_letter_file,
+            lambda record: producer.publish(kafka.dead, record),
+            config.intake.dead_letter_bytes,
+        )
 
 
 def profiles(config: Config) -> Profiles:
@@ -79,8 +83,19 @@ def intake(
 
 
 def joined_log(config: Config) -> JoinedLog:
-    """The join of impressions with actions, behind the archive's seals."""
-    return JoinedLog(config.joined_dir, ArchiveReader(config.archive_dir), config.join)
+    """The join of impressions with actions, behind the archive's seals; rankers read its rows."""
+    return JoinedLog(
+        config.joined_dir, ArchiveReader(config.archive_dir), config.join, lambda: ranked_through_ms(config)
+    )
+
+
+def ranked_through_ms(config: Config) -> int | None:
+    """End of the last interval whose joined rows every ranker of every bundle was trained on; None: there is
+    no such ranker, and a new one begins with what is kept.
+    """
+    held = [manifest.get("rankers", {}) for manifest in registry(config).manifests() if config.rankers]
+    marks = [int(one[name]["joined_through_ms"]) for one in held for name in config.rankers if name in one]
+    return min(marks, default=None)
 
 
 def registry(config: Config) -> Registry:

@@ -5,11 +5,13 @@ Layout under the root: `bundles/<bundle_id>/`, `deltas/<bundle_id>/<sequence>[-c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.artifact import TEMPORARY, Artifact, ArtifactError, Content, remove, sweep
 from models.bundle import BundleFields, open_bundle, write_bundle
@@ -79,6 +81,14 @@ class Registry:
             except ArtifactError as error:
                 _LOG.error("bundle %s is passed over: %s", bundle, error)
         return None
+
+    def manifests(self) -> list[Mapping[str, Any]]:
+        """Manifests of the bundles that can be opened, by watermark; their files are not verified."""
+        found: list[Mapping[str, Any]] = []
+        for bundle in self.bundles():
+            with contextlib.suppress(ArtifactError):  # or it was pruned just now
+                found.append(self.open_bundle(bundle, verify=False).manifest)
+        return found
 
     def deltas(self, bundle: str) -> list[DeltaRef]:
         """Every published delta of a bundle, by sequence."""

@@ -3,11 +3,13 @@
     root/active.log        events not sealed yet: frames of Arrow IPC (stream/segment.py)
          seals.log         which intervals are closed: frames of JSON (stream/seals.py)
          sealed/*.parquet  the events of closed intervals, zstd, readable by anything
+         removed.json      up to where sealed files were removed for their age (stream/removed.py)
          incarnations.json topic ids in order of first sight; a position's incarnation is an index into it
          writer.lock       one writer; any number of readers (stream/replay.py)
 
 Sealing: decide (seals.log, fsync) -> write the Parquet file (aside, fsync, rename) -> rewrite active.log with
-what is left over (aside, fsync, rename). Opening finishes whatever a crash left between those steps.
+what is left over (aside, fsync, rename). Removing: decide (removed.json, aside, fsync, rename) -> remove the
+files. Opening finishes whatever a crash left between those steps.
 """
 
 import fcntl
@@ -24,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stream.errors import ArchiveLocked, CorruptLog
 from stream.event import EVENT_SCHEMA
+from stream.removed import read_removed, write_removed
 from stream.replay import ArchiveReader
 from stream.seals import (
     Positions,
@@ -45,11 +48,19 @@ __all__ = ["Archive", "ArchiveConfig", "ArchiveReader", "Seal"]
 
 
 class ArchiveConfig(BaseModel):
-    """How event time is cut."""
+    """How event time is cut, and how much of it is kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     interval_ms: int = Field(3_600_000, gt=0, description="Event time per seal and per delta, ms.")
+    # Off: it is the only copy, what is removed never comes back, and a full disk loses nothing.
+    keep_days: float = Field(
+        0.0,
+        ge=0,
+        description="Event time after which sealed events may be removed, days, once training, join and "
+        "store have read them; 0 = never. What is built anew (a new model, an emptied store) knows no more "
+        "than that.",
+    )
 
 
 class Archive:
@@ -89,6 +100,8 @@ class Archive:
             self._note(batch, from_text(json.loads(batch.schema.metadata[b"next"])))
         self._unfinished = bool(self._acts)
         self._finish_seal()
+        self._removed_ms = self._read_removed()
+        self._finish_removal()
 
     def incarnation(self, topic_id: str) -> int:
         """Number of a topic incarnation; registered durably at first sight."""
@@ -152,6 +165,22 @@ class Archive:
         with self._mutex:
             self._finish_seal()
             return canonical(self._active_table())
+
+    def remove(self, through_ms: int) -> int:
+        """Remove the sealed files whose intervals all end by `through_ms`; returns how many.
+
+        Who still has to read them is for the caller to know (stream/retention.py). The newest file stays.
+        """
+        with self._mutex:
+            self._finish_seal()
+            ends = [act.seals[-1].interval_end_ms for act in self._acts[:-1]]
+            removed_ms = max((end for end in ends if end <= through_ms), default=None)
+            if removed_ms is None or removed_ms <= (self._removed_ms or 0):
+                return self._finish_removal()
+            write_removed(self.root, removed_ms)
+            self._removed_ms = removed_ms
+            self._step("removal decided")
+            return self._finish_removal()
 
     def close(self) -> None:
         """Give up the lock; everything appended is already durable."""
@@ -237,6 +266,29 @@ class Archive:
         self._active = self._open_active()
         oldest = column(batch, "ts_ms").min() if batch.num_rows else None
         self._oldest_unsealed_ms = None if oldest is None else int(oldest)
+
+    def _read_removed(self) -> int | None:
+        removed_ms = read_removed(self.root)
+        newest_ms = self._acts[-1].seals[-1].interval_end_ms if self._acts else 0
+        if removed_ms is not None and removed_ms >= newest_ms:
+            raise CorruptLog(
+                f"{self.root}/removed.json: expected an interval that ended before the last seal "
+                f"({newest_ms}), got {removed_ms}; it belongs to another archive: delete it or restore it"
+            )
+        return removed_ms
+
+    def _finish_removal(self) -> int:
+        """Carry out what removed.json says. Idempotent; returns how many files went."""
+        if self._removed_ms is None:
+            return 0
+        gone = {act.file for act in self._acts if act.seals[-1].interval_end_ms <= self._removed_ms}
+        files = sorted(path for path in (self.root / "sealed").glob("*.parquet") if path.name in gone)
+        for path in files:
+            path.unlink()
+            self._step("file removed")
+        if files:
+            sync_directory(self.root / "sealed")
+        return len(files)
 
     def _open_active(self) -> FramedLog:
         return FramedLog(self.root / "active.log", lambda name: self._step(f"active {name}"))

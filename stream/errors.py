@@ -43,3 +43,7 @@ class CorruptLog(StreamError):
 
 class ArchiveLocked(StreamError):
     """Another process already writes this archive."""
+
+
+class EventsRemoved(StreamError):
+    """Somebody asked for events or rows that were removed for their age: nobody may take the rest for all."""

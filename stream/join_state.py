@@ -7,6 +7,7 @@ one of them, and the actions that still wait for an impression.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -53,12 +54,16 @@ _FRAME_ROWS = 262_144
 
 @dataclass
 class JoinState:
-    """The three tables, and the end of the last interval in them (None: nothing was taken yet)."""
+    """The three tables, and the end of the last interval in them (None: nothing was taken yet).
+
+    removed_ms: rows of the intervals that end by then are not kept (None: all are).
+    """
 
     open: pa.Table = field(default_factory=OPEN_SCHEMA.empty_table)
     held: pa.Table = field(default_factory=HELD_SCHEMA.empty_table)
     waiting: pa.Table = field(default_factory=WAITING_SCHEMA.empty_table)
     through_ms: int | None = None
+    removed_ms: int | None = None
 
     def frames(self) -> list[bytes | memoryview]:
         """A head in JSON, then batches of the three tables in Arrow IPC; equal states give equal bytes."""
@@ -66,6 +71,7 @@ class JoinState:
         batches = {name: table.to_batches(max_chunksize=_FRAME_ROWS) for name, table in tables.items()}
         head = {
             "through_ms": self.through_ms,
+            "removed_ms": self.removed_ms,
             "kinds": KINDS,
             "frames": {name: len(parts) for name, parts in batches.items()},
         }
@@ -84,13 +90,20 @@ class JoinState:
             parts = [_batch(frame) for frame in frames[place : place + head["frames"][name]]]
             tables[name] = _renumbered(pa.Table.from_batches(parts, schema=schema), head["kinds"])
             place += len(parts)
-        return cls(**tables, through_ms=head["through_ms"])
+        return cls(**tables, **Extent.of(frames[0])._asdict())
 
 
-def head_through_ms(frame: bytes | memoryview) -> int | None:
-    """`through_ms` out of the first frame alone."""
-    through_ms: int | None = json.loads(bytes(frame))["through_ms"]
-    return through_ms
+class Extent(NamedTuple):
+    """Which intervals' rows are there: those with removed_ms < end <= through_ms; None: no bound, nothing."""
+
+    through_ms: int | None = None
+    removed_ms: int | None = None
+
+    @classmethod
+    def of(cls, frame: bytes | memoryview) -> "Extent":
+        """Out of the first frame of a checkpoint alone; those of earlier versions removed nothing by it."""
+        head = json.loads(bytes(frame))
+        return cls(head["through_ms"], head.get("removed_ms"))
 
 
 def _renumbered(table: pa.Table, kinds: list[str]) -> pa.Table:

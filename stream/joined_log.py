@@ -6,12 +6,14 @@
 Per interval: rows aside, fsync, rename; then the checkpoint aside, fsync, rename. The rows are a function of
 the checkpoint and the sealed events, so after a crash the intervals behind the checkpoint are taken again and
 their files replaced by equal ones. Readers (stream/joined_reader.py) look no further than the checkpoint.
+Old rows go in the same way: the checkpoint says from where on they are kept, then their files are removed.
 """
 
 import logging
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from stream.archive import ArchiveReader, Seal
-from stream.errors import CorruptLog
+from stream.errors import CorruptLog, EventsRemoved
 from stream.event import EVENT_SCHEMA
 from stream.join import EVENT_COLUMNS, ImpressionJoin, JoinConfig, JoinCounts
 from stream.join_state import JoinState
@@ -44,7 +46,10 @@ class JoinedLogConfig(JoinConfig):
 
     enabled: bool = Field(True, description="Write joined rows; rankers are trained on them.")
     keep_days: float = Field(
-        30.0, gt=0, description="Event time after which a file of rows is removed, days."
+        30.0,
+        gt=0,
+        description="Event time after which a file of rows is removed, days, once the rankers of every "
+        "bundle that is kept were trained on it.",
     )
     checkpoint_every: int = Field(
         24, ge=1, description="Intervals between two checkpoints while catching up; at the end there is one."
@@ -77,9 +82,13 @@ class JoinedLog:
         root: Path,
         archive: ArchiveReader,
         config: JoinedLogConfig | None = None,
+        read_through_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """Nothing is read or written before `advance`."""
+        """Nothing is read or written before `advance`. read_through_ms: end of the last interval whose rows
+        nobody will ask for again, event time in ms; None: nobody waits for rows.
+        """
         self.root = Path(root)
+        self._read_through_ms = read_through_ms
         self.config = config or JoinedLogConfig()
         self.counts = JoinedCounts()
         self._archive = archive
@@ -109,8 +118,9 @@ class JoinedLog:
             self._take(self._join, seal)
             stopping = stop is not None and stop.is_set()
             if place % self.config.checkpoint_every == 0 or place == len(fresh) or stopping:
+                self._age(self._join.state, seals[0].interval_end_ms)
                 write_log(self.root / STATE_FILE, self._join.state.frames())
-                self._prune(seal.interval_end_ms)
+                self._prune(self._join.state)
             if stopping:
                 break
         return bool(fresh)
@@ -136,21 +146,31 @@ class JoinedLog:
                     f"{path}: expected an interval of {self._archive.root}, got one that ends at "
                     f"{state.through_ms}; delete {self.root}, it is written anew from the archive"
                 )
-            self._prune(state.through_ms)
+            self._prune(state)
         return ImpressionJoin(self.config, state)
 
     def _unread(self, seals: list[Seal], join: ImpressionJoin) -> list[Seal]:
-        through_ms = join.state.through_ms
-        if through_ms is None and seals:
-            # Rows from before would be removed at once.
-            through_ms = seals[-1].interval_end_ms - round(self.config.keep_days * _DAY_MS)
-        return [seal for seal in seals if through_ms is None or seal.interval_end_ms > through_ms]
+        state = join.state
+        if state.through_ms is None and seals:
+            # Rows from before would be removed at once, and what the archive lacks cannot be joined.
+            start_ms = self._kept_from_ms(seals[-1].interval_end_ms)
+            start_ms = max(start_ms, self._archive.removed_through_ms() or 0)
+            if seals[0].interval_end_ms <= start_ms:
+                state.removed_ms = start_ms
+        begin_ms = state.through_ms or state.removed_ms
+        return [seal for seal in seals if begin_ms is None or seal.interval_end_ms > begin_ms]
+
+    def _kept_from_ms(self, end_ms: int) -> int:
+        return end_ms - round(self.config.keep_days * _DAY_MS)
 
     def _take(self, join: ImpressionJoin, seal: Seal) -> None:
         """Join one interval and make its rows durable."""
         end_ms = seal.interval_end_ms
         # An interval without events is not looked up: a silent year has thousands of them.
-        events = self._archive.read(end_ms - 1, end_ms, EVENT_COLUMNS) if seal.events else _NO_EVENTS
+        try:
+            events = self._archive.read(end_ms - 1, end_ms, EVENT_COLUMNS) if seal.events else _NO_EVENTS
+        except EventsRemoved as error:
+            raise EventsRemoved(f"{error}: delete {self.root}") from error
         join.counts = JoinCounts()
         rows = join.take(events, end_ms)
         self._write(self.root / ROWS_FOLDER / f"{end_ms:013d}.parquet", rows)
@@ -168,11 +188,20 @@ class JoinedLog:
         aside.rename(path)
         sync_directory(path.parent)
 
-    def _prune(self, end_ms: int) -> None:
-        """Remove files older than the configured age."""
-        oldest_ms = end_ms - round(self.config.keep_days * _DAY_MS)
+    def _age(self, state: JoinState, first_ms: int) -> None:
+        """Decide from where on rows are kept: those within the configured age, and those still asked for."""
+        old_ms = self._kept_from_ms(state.through_ms or 0)
+        read_ms = self._read_through_ms()
+        if read_ms is not None and read_ms < old_ms:
+            log.warning("%s: rows older than join.keep_days stay, rankers did not read them yet", self.root)
+            old_ms = read_ms
+        if old_ms >= first_ms:
+            state.removed_ms = max(old_ms, state.removed_ms or 0)
+
+    def _prune(self, state: JoinState) -> None:
+        """Remove the files that the checkpoint says are gone."""
         for path in (self.root / ROWS_FOLDER).glob("*.parquet"):
-            if int(path.stem) <= oldest_ms:
+            if int(path.stem) <= (state.removed_ms or 0):
                 path.unlink()
 
     def _count(self, join: ImpressionJoin, rows: pa.Table) -> None:

@@ -1,6 +1,7 @@
 """Reading joined rows from any process: by the interval that emitted them, or by the time of the impression.
 
-Readers look only at intervals up to the checkpoint. Rows of those never change, so they need no lock.
+Readers look only at intervals up to the checkpoint, less those that it says were removed for their age. Rows
+of those never change, so they need no lock. Who asks for removed rows is told so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stream.errors import EventsRemoved
 from stream.event import KINDS
 from stream.join import JOINED_SCHEMA
 from stream.join_pairs import Pairs
-from stream.join_state import head_through_ms
+from stream.join_state import Extent
 from stream.seals import column
 from stream.segment import read_frames
 
@@ -48,18 +50,19 @@ class JoinedReader:
 
     def through_ms(self) -> int | None:
         """End of the last interval whose rows are complete, or None if there is none yet."""
-        path = self.root / STATE_FILE
-        if not path.exists():
-            return None
-        with path.open("rb") as file:
-            head = next(read_frames(file.read(_HEAD_BYTES)), None)
-        return None if head is None else head_through_ms(head[1])
+        return self._extent().through_ms
+
+    def removed_through_ms(self) -> int | None:
+        """End of the last interval whose rows are not kept any more, or None if all are."""
+        return self._extent().removed_ms
 
     def read(
         self, after_ms: int | None, through_ms: int | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:
         """Rows of JOINED_SCHEMA emitted by the intervals with after_ms < end <= through_ms, in the order in
         which they were emitted; a late row stands beside its first one. None: no bound.
+
+        after_ms None: from the first that is kept. Raises EventsRemoved where rows after it are gone.
         """
         names = list(columns or JOINED_SCHEMA.names)
         parts = [_table(path, names) for _, path in self._files(after_ms, through_ms)]
@@ -67,7 +70,7 @@ class JoinedReader:
 
     def rows(self, from_ms: int, to_ms: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of the impressions with from_ms <= ts_ms < to_ms by event time, one of each: the late one
-        where there is one.
+        where there is one. Raises EventsRemoved where some of them may be gone.
         """
         names = list(columns or JOINED_SCHEMA.names)
         wanted = list(dict.fromkeys([*names, "ts_ms", "request_id", "item_id", "late"]))
@@ -79,19 +82,38 @@ class JoinedReader:
         return table.take(pa.array(np.argsort(column(table, "ts_ms"), kind="stable"))).select(names)
 
     def figures(self, after_ms: int | None, through_ms: int | None = None) -> pa.Table:
-        """Impressions, actions and CTR by scene, of FIGURES_SCHEMA, for each interval that emitted rows."""
+        """Impressions, actions and CTR by scene, of FIGURES_SCHEMA, for each interval that emitted rows.
+
+        Bounds and errors are those of `read`.
+        """
         names = ["scene", "actions", "late"]
         parts = [figures(_table(p, names), end) for end, p in self._files(after_ms, through_ms)]
         return pa.concat_tables([FIGURES_SCHEMA.empty_table(), *parts])
 
     def _files(self, after_ms: int | None, through_ms: int | None) -> Iterator[tuple[int, Path]]:
-        done_ms = self.through_ms()
-        for path in sorted((self.root / ROWS_FOLDER).glob("*.parquet")) if done_ms is not None else ():
+        done_ms, removed_ms = self._extent()
+        if done_ms is None:
+            return
+        if removed_ms is not None:
+            if after_ms is not None and after_ms < removed_ms:
+                raise EventsRemoved(
+                    f"{self.root}: expected the rows of all intervals that end after {after_ms}, but those "
+                    f"up to {removed_ms} are not kept (join.keep_days); begin anew from what is kept"
+                )
+            after_ms = removed_ms
+        last_ms = done_ms if through_ms is None else min(done_ms, through_ms)
+        for path in sorted((self.root / ROWS_FOLDER).glob("*.parquet")):
             end_ms = int(path.stem)
-            if end_ms <= min(done_ms or 0, end_ms if through_ms is None else through_ms) and (
-                after_ms is None or end_ms > after_ms
-            ):
+            if end_ms <= last_ms and (after_ms is None or end_ms > after_ms):
                 yield end_ms, path
+
+    def _extent(self) -> Extent:
+        path = self.root / STATE_FILE
+        if not path.exists():
+            return Extent()
+        with path.open("rb") as file:
+            head = next(read_frames(file.read(_HEAD_BYTES)), None)
+        return Extent() if head is None else Extent.of(head[1])
 
 
 def figures(rows: pa.Table, end_ms: int) -> pa.Table:

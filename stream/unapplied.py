@@ -1,14 +1,17 @@
 """What the archive holds and a store does not yet: where a store that was away or emptied catches up."""
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 
 from stream.archive import Archive
+from stream.errors import EventsRemoved
 from stream.replay import ArchiveReader
 from stream.seals import Positions, column
 
+log = logging.getLogger(__name__)
 _EVENTS = 50_000
 
 
@@ -17,14 +20,14 @@ def unapplied(
 ) -> Iterator[tuple[pa.Table, Positions]]:
     """Events (of EVENT_SCHEMA, one partition at a time, in order, messages whole) from the positions `done`
     on, each part with the position that follows it. Sealed files that end by ended_after_ms (event time) are
-    left out.
+    left out. Where the archive no longer goes back so far, that is logged, and what it holds is given.
     """
     reader, unsealed = ArchiveReader(archive.root), archive.unsealed()
     for (incarnation, partition), following in sorted(archive.next_offsets().items()):
         start = done.get((incarnation, partition), 0)
         if start >= following:
             continue
-        sealed = reader.read_positions(incarnation, partition, start, ended_after_ms=ended_after_ms)
+        sealed = _sealed(reader, incarnation, partition, start, ended_after_ms)
         mask = (column(unsealed, "incarnation") == incarnation) & (column(unsealed, "partition") == partition)
         mask &= column(unsealed, "offset") >= start
         rest = unsealed.filter(pa.array(mask))
@@ -34,6 +37,17 @@ def unapplied(
         for part in parts[:-1]:
             yield part, {(incarnation, partition): int(part["offset"][-1].as_py()) + 1}
         yield parts[-1] if parts else events, {(incarnation, partition): following}
+
+
+def _sealed(
+    reader: ArchiveReader, incarnation: int, partition: int, start: int, ended_after_ms: int
+) -> pa.Table:
+    while True:
+        try:
+            return reader.read_positions(incarnation, partition, start, ended_after_ms=ended_after_ms)
+        except EventsRemoved as error:
+            log.warning("the store is given no more than what is kept: %s", error)
+            ended_after_ms = max(ended_after_ms, reader.removed_through_ms() or 0)
 
 
 def whole_messages(events: pa.Table, most: int) -> Iterator[pa.Table]:

@@ -26,7 +26,7 @@ from updater.blend import BlendRefit
 from updater.config import UpdateConfig
 from updater.gates import check_model, check_prerank
 from updater.incremental import CatalogueAt
-from updater.item_channels import COLUMNS
+from updater.item_channels import COLUMNS, ItemChannels
 from updater.rankers import RankerRetrain, TrainedRankers
 from updater.request_signals import COLUMNS as COLUMNS_OF_SIGNALS
 from updater.request_signals import HORIZON_MS, RequestSignals
@@ -67,8 +67,9 @@ class FullRetrain:
         """Train on every interval after the parent's watermark up to `through_ms` (None = all sealed);
         returns the bundle id.
 
-        The first run starts from scratch over all the history there is. Raises NothingToTrain, RecipeChanged
-        or GateFailed with the old version left as it is.
+        The first run starts from scratch over all the history that is kept. Raises NothingToTrain,
+        RecipeChanged, GateFailed, or EventsRemoved where the archive no longer holds what the parent has not
+        seen, with the old version left as it is.
         """
         bundle = self.registry.newest_whole()
         seals = [s for s in self.archive.seals() if through_ms is None or s.interval_end_ms <= through_ms]
@@ -83,11 +84,14 @@ class FullRetrain:
             )
         last = seals[-1]
         progress("read", 0, 1)
+        begin_ms = self.archive.removed_through_ms() if watermark_ms is None else watermark_ms
+        if watermark_ms is None and begin_ms is not None:
+            log.warning("%s: events up to %d were removed; training on the rest", self.archive.root, begin_ms)
         if state.channels.new and watermark_ms is not None:
-            state.channels.catch_up(self.archive.read(None, watermark_ms, COLUMNS))
+            self._catch_up(state.channels, watermark_ms)
         events = self.archive.read(watermark_ms, last.interval_end_ms)
         stretches = self._stretches(
-            events, [seal for seal in seals if seal.interval_end_ms > (watermark_ms or 0)]
+            events, [seal for seal in seals if seal.interval_end_ms > (begin_ms or 0)]
         )
         blend = None
         if bundle is not None and self.config.blend_targets:
@@ -133,11 +137,25 @@ class FullRetrain:
             progress,
         )
 
+    def _catch_up(self, channels: ItemChannels, watermark_ms: int) -> None:
+        """Show new channels what came before, as far as it is kept."""
+        removed_ms = self.archive.removed_through_ms()
+        if removed_ms is not None:
+            log.warning(
+                "%s: events up to %d were removed; channels %s begin there",
+                self.archive.root, removed_ms, ", ".join(channels.new),
+            )  # fmt: skip
+        channels.catch_up(self.archive.read(None, watermark_ms, COLUMNS))
+
     def _signals(
         self, watermark_ms: int | None, last: Seal, state: TrainingState, stretches: list[Stretch]
     ) -> RequestSignals:
         """What was known of items during the stretch; state: as it is before."""
-        since_ms = (watermark_ms or 0) - HORIZON_MS
+        removed_ms = self.archive.removed_through_ms()
+        since_ms = removed_ms if watermark_ms is None else watermark_ms - HORIZON_MS
+        if removed_ms is not None and since_ms is not None and since_ms < removed_ms:
+            log.warning("%s: live counts begin at %d, where the archive does", self.archive.root, removed_ms)
+            since_ms = removed_ms
         events = self.archive.read(since_ms, last.interval_end_ms, COLUMNS_OF_SIGNALS)
         affinities = AffinityCounts.from_state(state.affinities.state())  # of its own: these are moved on
         return RequestSignals(events, self.recipe.positives, affinities, stretches)

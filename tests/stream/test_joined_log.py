@@ -16,7 +16,7 @@ import pytest
 
 import stream.joined_log
 from stream.archive import Archive, ArchiveReader
-from stream.errors import CorruptLog
+from stream.errors import CorruptLog, EventsRemoved
 from stream.join import JOINED_SCHEMA
 from stream.joined_log import JoinedLog, JoinedLogConfig, JoinedReader
 from stream.joined_reader import _superseded
@@ -303,3 +303,61 @@ def test_nothing_sealed_yet(tmp_path):
     reader = JoinedReader(tmp_path / "joined")
     assert reader.through_ms() is None
     assert reader.read(None).num_rows == reader.rows(0, 2**62).num_rows == reader.figures(None).num_rows == 0
+
+
+def test_removed_rows_are_told_and_kept_ones_given_whole(tmp_path):
+    archive = fill(tmp_path / "archive", 12)
+    JoinedLog(tmp_path / "all", archive, SETTINGS).advance()
+    everything = rows_of(JoinedReader(tmp_path / "all").read(None))
+    assert JoinedReader(tmp_path / "all").removed_through_ms() is None  # no row is old enough
+    config = SETTINGS.model_copy(update={"keep_days": HORIZON / DAY_MS})
+    visible = SealBySeal(archive.root)
+    in_steps(tmp_path / "joined", visible, config, len(archive.seals()))
+    reader = JoinedReader(tmp_path / "joined")
+    removed_ms = reader.removed_through_ms()
+    assert removed_ms == reader.through_ms() - HORIZON
+    kept = [row for row in everything if row[9] > removed_ms]
+    assert rows_of(reader.read(None)) == rows_of(reader.read(removed_ms)) == kept
+    for ask in (reader.read, reader.figures, lambda at: reader.rows(at, 2**62)):
+        with pytest.raises(EventsRemoved, match="keep_days"):
+            ask(removed_ms - 1)
+
+
+def test_rows_wait_for_who_reads_them(tmp_path, caplog):
+    archive = fill(tmp_path / "archive", 12)
+    config = SETTINGS.model_copy(update={"keep_days": HORIZON / DAY_MS})
+    first_ms = archive.seals()[0].interval_end_ms
+    read_ms = [first_ms + 2 * INTERVAL]
+    JoinedLog(tmp_path / "begun", SealBySeal(archive.root), config)
+    visible = SealBySeal(archive.root)
+    visible.visible = 3
+    joined = JoinedLog(tmp_path / "joined", visible, config, lambda: read_ms[0])
+    joined.advance()
+    visible.visible = len(archive.seals()) - 1
+    joined.advance()
+    reader = JoinedReader(tmp_path / "joined")
+    assert reader.removed_through_ms() == read_ms[0]
+    assert "rankers did not read them yet" in caplog.text
+    assert min(reader.read(read_ms[0])["emitted_ms"].to_pylist()) < reader.through_ms() - HORIZON
+    read_ms[0] = None
+    visible.visible += 1
+    joined.advance()
+    assert reader.removed_through_ms() == reader.through_ms() - HORIZON
+
+
+def test_an_archive_that_no_longer_goes_back_so_far(tmp_path):
+    archive = fill(tmp_path / "archive", 13, portions=8)
+    visible = SealBySeal(archive.root)
+    visible.visible = 1
+    JoinedLog(tmp_path / "behind", visible, SETTINGS).advance()  # then the join was switched off
+    with Archive(archive.root, INTERVAL) as held:
+        assert held.remove(T0 + 4 * HORIZON) > 2
+    removed_ms = archive.removed_through_ms()
+    with pytest.raises(EventsRemoved, match="behind"):
+        JoinedLog(tmp_path / "behind", archive, SETTINGS).advance()
+    JoinedLog(tmp_path / "new", archive, SETTINGS).advance()
+    reader = JoinedReader(tmp_path / "new")
+    assert reader.removed_through_ms() == removed_ms
+    assert reader.read(None).num_rows
+    with pytest.raises(EventsRemoved):
+        reader.read(removed_ms - 1)
