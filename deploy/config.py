@@ -93,6 +93,14 @@ class Config(BaseModel):
                     f"{key}: expected at most profiles.history_length ({self.profiles.history_length}), "
                     f"got {length}; raise that one"
                 )
+        kept_days = self.profiles.expire_after_days
+        for name, model in self.models.items():
+            if 0 < kept_days < model.expire_after_days:
+                raise ValueError(
+                    f"models.{name}.expire_after_days: expected at most profiles.expire_after_days "
+                    f"({kept_days:g}), got {model.expire_after_days:g}: it would know users whose histories "
+                    "are gone; raise that one"
+                )
         for key, kinds in self._kinds_read():
             lacking = set(kinds) - set(self.profiles.history_kinds)
             if lacking:

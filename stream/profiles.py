@@ -3,6 +3,10 @@
 Per user four keys of one hash slot: `<prefix>:{u:<key text>}` and the same with `:h`, `:c`, `:r`. A Lua
 script (profiles.lua) applies the events of a user together with their position, so that neither a retry nor a
 replay counts twice. The history is kept in canonical order: event time, then position.
+
+A profile without events for long expires: its four keys in the same millisecond, so that what is applied
+again afterwards meets either all of it or nothing. Attributes come from the catalogue and stay, and with them
+the hash they are in: then the positions stay too, and what was forgotten is not applied again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,6 +48,22 @@ end
 lists[#lists + 1] = lengths
 return {cmsgpack.pack(lists), table.concat(slots)}
 """
+# KEYS as in profiles.lua   ARGV 1 attributes, "" = none   2 as ARGV[5] there
+_ATTRIBUTES = """
+if ARGV[1] ~= '' then
+  redis.call('HSET', KEYS[1], 'attributes', ARGV[1])
+  redis.call('PERSIST', KEYS[1])
+else
+  redis.call('HDEL', KEYS[1], 'attributes')
+  local kept_ms = tonumber(ARGV[2])
+  if kept_ms > 0 and redis.call('PTTL', KEYS[1]) == -1 then
+    local now = redis.call('TIME')
+    local at_ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + kept_ms + kept_ms / 16)
+    for at = 1, 4 do redis.call('PEXPIREAT', KEYS[at], at_ms) end
+  end
+end
+"""
+_DAY_MS = 86_400_000
 _PLACE_BYTES = 36  # fixed-width hexadecimal position in front of a history member: equal times sort by it
 _HISTORY, _CONSUMED = 1, 2
 
@@ -63,7 +83,20 @@ class ProfileConfig(BaseModel):
     )
     history_length: int = Field(200, gt=0, description="Newest history entries kept per user.")
     consumed_length: int = Field(2_000, gt=0, description="Newest consumed items kept per user.")
+    # As long as the models remember an ID by default. Wall time, for a store knows no other; a replay of old
+    # events runs faster, so that nothing goes early.
+    expire_after_days: float = Field(
+        400.0,
+        ge=0,
+        description="A user without events for so long (wall time) has no history, consumed items and counters "
+        "any more, days; 0 = never. Attributes stay.",
+    )
     batch_users: int = Field(2_000, gt=0, description="Users per round trip to the store.")
+
+    @property
+    def kept_ms(self) -> int:
+        """Wall time from the last event to the expiry at the earliest, 0 = never."""
+        return round(self.expire_after_days * _DAY_MS)
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
@@ -99,6 +132,7 @@ class Profiles:
         self._url = url
         self._store = connected(url)
         self._apply = self._store.register_script(_SCRIPT)
+        self._set_attributes = self._store.register_script(_ATTRIBUTES)
         self._marks = AppliedMarks(self._store, f"{self.config.prefix}:applied", SETTING, url)
         history, consumed = set(self.config.history_kinds), set(self.config.consumed_kinds)
         self._flags = {
@@ -129,6 +163,7 @@ class Profiles:
                         self.config.history_length,
                         self.config.consumed_length,
                         events,
+                        self.config.kept_ms,
                     ]
                     self._apply(keys=keys, args=arguments, client=pipeline)
                 pipeline.execute()
@@ -151,8 +186,9 @@ class Profiles:
         """Replace the attributes of users (key text -> attributes, None = deleted). Raises Unreachable."""
         with reached(self._url), self._store.pipeline(transaction=False) as pipeline:
             for user_id, values in attributes.items():
-                content = msgspec.json.encode(values or {})
-                pipeline.hset(user_keys(self.config.prefix, user_id)[0], "attributes", content)
+                content = msgspec.json.encode(values) if values else b""
+                keys = user_keys(self.config.prefix, user_id)
+                self._set_attributes(keys=keys, args=[content, self.config.kept_ms], client=pipeline)
             pipeline.execute()
 
     def holds_attributes(self) -> bool:
