@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from stream.change import CHANGE_SCHEMA
 from stream.seals import Positions, column, from_text, to_text
-from stream.segment import FramedLog, read_frames, write_file
+from stream.segment import FramedLog, read_frames_after, write_file
 
 ITEMS, USERS = "items", "users"
 
@@ -127,10 +127,9 @@ class _Versions:
         size = self._path.stat().st_size if self._path.exists() else 0
         if size != self._size:
             found = []
-            for after, payload in read_frames(self._path.read_bytes()) if size else ():
-                if after > self._place:
-                    found.append(_from_ipc(payload).replace_schema_metadata(None))
-                    self._place = after
+            for after, payload in read_frames_after(self._path, self._place):
+                found.append(_from_ipc(payload).replace_schema_metadata(None))
+                self._place = after
             self._all = pa.concat_tables([self._all, pa.Table.from_batches(found, CHANGE_SCHEMA)])
             self._times = column(self._all, "ts_ms")
             self._size = size

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from stream.event import CANONICAL_ORDER, SEALED_SCHEMA
-from stream.segment import read_frames
+from stream.segment import read_frames_after
 
 Positions = dict[tuple[int, int], int]
 """(incarnation, partition) -> next offset to read."""
@@ -59,13 +59,10 @@ def read_acts(path: Path, acts: list[SealAct], place: int = 0) -> int:
     """
     if not path.exists() or path.stat().st_size == place:
         return place
-    data = path.read_bytes()
-    end = place
-    for after, payload in read_frames(data):
-        if after > place:
-            acts.append(decode_act(payload))
-        end = max(end, after)
-    return end
+    for after, payload in read_frames_after(path, place):
+        acts.append(decode_act(payload))
+        place = after
+    return place
 
 
 def members(events: pa.Table, act: SealAct) -> tuple[np.ndarray, np.ndarray]:

@@ -31,15 +31,19 @@ def frame(payload: bytes | memoryview, place: int) -> bytes:
     return _FRAME.pack(_MAGIC, len(payload), checksum)
 
 
-def frame_at(data: memoryview, place: int) -> memoryview | None:
-    """The payload of the frame at byte `place`, or None if no whole valid frame stands there."""
+def frame_at(data: memoryview, place: int, begin: int = 0) -> memoryview | None:
+    """The payload of the frame at byte `place` of `data`, or None if no whole valid frame stands there.
+
+    begin: where in the file `data` begins.
+    """
     if place + _FRAME.size > len(data):
         return None
     magic, length, checksum = _FRAME.unpack_from(data, place)
     payload = data[place + _FRAME.size : place + _FRAME.size + length]
     if magic != _MAGIC or len(payload) != length:
         return None
-    return payload if crc32c(payload, crc32c(_PLACE.pack(place, length))) == checksum else None
+    expected = crc32c(payload, crc32c(_PLACE.pack(begin + place, length)))
+    return payload if expected == checksum else None
 
 
 def read_frames(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -51,6 +55,23 @@ def read_frames(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
     while (payload := frame_at(view, place)) is not None:
         place += _FRAME.size + len(payload)
         yield place, payload
+
+
+def read_frames_after(path: Path, place: int) -> Iterator[tuple[int, memoryview]]:
+    """`read_frames` of what the file holds from byte `place` on, the end of a frame or 0: it costs what is new.
+
+    An absent file has none.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        if file.read(len(HEADER)) != HEADER:
+            return
+        begin = file.seek(max(place, len(HEADER)))
+        data, at = memoryview(file.read()), 0
+    while (payload := frame_at(data, at, begin)) is not None:
+        at += _FRAME.size + len(payload)
+        yield begin + at, payload
 
 
 def valid_length(data: bytes | memoryview, path: Path) -> int:

@@ -1,5 +1,6 @@
 import math
 import threading
+import tracemalloc
 
 import msgpack
 import pyarrow as pa
@@ -190,3 +191,22 @@ def test_a_category_reads_the_same_text_in_training_and_in_a_profile(tmp_path, v
     put(CatalogueWriter(tmp_path), USERS, Change(id=1, ts_ms=1, attributes={"a": value}))
     column = Catalogue(tmp_path).users_table()["a"]
     assert column.cast("string").to_pylist() == [plain_text(value)]
+
+
+def test_following_a_catalogue_holds_it_once(tmp_path):
+    """Every look reads and keeps what is new, not the whole file once more."""
+    writer, reader = CatalogueWriter(tmp_path), Catalogue(tmp_path)
+    many = [Change(id=n, ts_ms=T0, attributes={"title": f"{n:040d}"}) for n in range(2_000)]
+    writer.append(ITEMS, to_batch(many), {(0, 0): 1})
+    reader.item_changes(0)
+    size = (tmp_path / "items.log").stat().st_size
+    tracemalloc.start()
+    for n in range(50):
+        writer.append(ITEMS, to_batch([Change(id=n, ts_ms=T0 + 1 + n, deleted=True)]), {(0, 0): 2 + n})
+        changed, _ = reader.item_changes(2_000 + n)
+        assert changed["item_id"].to_pylist() == [f"#{n}"]
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held_bytes < 5 * size
+    assert reader.items_table().num_rows == 1_950
+    writer.close()

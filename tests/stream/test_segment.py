@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.errors import CorruptLog
-from stream.segment import FramedLog, write_log
+from stream.segment import FramedLog, read_frames, read_frames_after, write_log
 
 
 def contents(path):
@@ -83,3 +83,16 @@ def test_a_failed_write_leaves_no_half_frame(tmp_path, monkeypatch):
     log.append(b"three")
     log.close()
     assert contents(tmp_path / "log") == [b"one", b"three"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=50), max_size=6), st.binary(max_size=20), st.data())
+def test_reading_what_is_new_is_reading_all(tmp_path_factory, payloads, garbage, data):
+    path = tmp_path_factory.mktemp("log") / "log"
+    assert list(read_frames_after(path, 0)) == []
+    write_log(path, payloads)
+    path.write_bytes(path.read_bytes() + garbage)
+    whole = list(read_frames(path.read_bytes()))
+    assert list(read_frames_after(path, 0)) == whole
+    place = data.draw(st.sampled_from([0, *(after for after, _ in whole)]))
+    assert list(read_frames_after(path, place)) == [one for one in whole if one[0] > place]
