@@ -88,8 +88,8 @@ class ProfileConfig(BaseModel):
     expire_after_days: float = Field(
         400.0,
         ge=0,
-        description="A user without events for so long (wall time) has no history, consumed items and counters "
-        "any more, days; 0 = never. Attributes stay.",
+        description="A user without events for so long (wall time) has no history, consumed items and "
+        "counters any more, days; 0 = never. Attributes stay.",
     )
     batch_users: int = Field(2_000, gt=0, description="Users per round trip to the store.")
 

@@ -13,6 +13,7 @@ from models.artifact import Artifact, Content
 from models.bundle import ranker_file
 from models.catalogue_columns import CatalogueColumns
 from models.feature_config import FeatureConfig
+from models.ranking.assembly import described
 from models.ranking.rank_config import RankConfig
 from models.ranking.rank_learner import RankLearner
 from models.ranking.rank_published import ITEMS, item_tensors
@@ -73,6 +74,7 @@ class RankerRetrain:
                     losses = learner.train(samples, step)
                     log.info("ranker %s: %d rows, losses %s", name, len(rows), losses)
                     after_ms = min(through_ms, complete_ms)
+                    learner.expire(after_ms)
             if after_ms is None:
                 log.warning("ranker %s: no joined rows yet; it joins the bundle when there are some", name)
                 continue
@@ -90,7 +92,10 @@ class RankerRetrain:
         fresh = RankLearner.fresh(config, self.features)
         if parent is None or entry is None:
             return fresh, None
-        if {**fresh.describe(), "joined_through_ms": entry["joined_through_ms"]} != entry:
+        # As it is read today, for an entry of an earlier version lacks what that did not know.
+        before = described(parent.manifest, name)[0].model_dump(mode="json")
+        told = {**fresh.describe(), "joined_through_ms": entry["joined_through_ms"]}
+        if told != {**entry, "config": before}:
             log.warning("ranker %s: its configuration or the features changed; it starts over", name)
             return fresh, None
         return RankLearner.load(parent, name), entry["joined_through_ms"]

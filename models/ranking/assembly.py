@@ -15,7 +15,7 @@ from models.arrays import Float32Array, Int32Array, Int64Array, Tensors
 from models.feature_config import FeatureConfig
 from models.features import Columns, category_keys, cross_keys
 from models.frozen_rows import FrozenRows
-from models.ranking.counts import Counts
+from models.ranking.counts import COUNTED, Counts
 from models.ranking.inputs import RankInputs, RankLayout
 from models.ranking.losses import log_probabilities, ordering_score, watched_seconds
 from models.ranking.networks import build_network
@@ -164,6 +164,12 @@ class RankerParts:
             "counts": self.counts.state(),
             "dense": dense_weights(self.network),
         }
+
+    def expire(self, before_ms: int) -> None:
+        """Forget keys last seen before `before_ms`, with what was counted of them."""
+        for name, entries in self.space.expire(before_ms).items():
+            if name in COUNTED:
+                self.counts.forget(name, entries)
 
     def restore(self, parts: Mapping[str, Tensors]) -> None:
         """Take what state() described."""

@@ -61,6 +61,11 @@ class Counts:
             np.add.at(held, rows, ones[known])
         self._total += ones.sum(0)
 
+    def forget(self, name: str, entries: Int64Array) -> None:
+        """Entries int64[n] are nobody's any more; the overall rates stay."""
+        held = self._of[name]
+        held[entries[entries < len(held)]] = 0.0
+
     def state(self) -> Tensors:
         """Everything restore() needs."""
         return {**{name: self._trimmed(held) for name, held in self._of.items()}, "total": self._total.copy()}

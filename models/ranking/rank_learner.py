@@ -26,6 +26,7 @@ from models.ranking.rank_samples import RankSamples
 from models.ranking.rank_training import Progress, RankTraining
 from models.ranking.row_space import PAIRS
 
+_DAY_MS = 86_400_000
 _TRAINING_PARTS = ("adam", "progress")
 
 
@@ -114,6 +115,12 @@ class RankLearner:
         is not finite.
         """
         return self._training.train(samples, progress)
+
+    def expire(self, now_ms: int) -> None:
+        """Forget users, items, categories and pairs unseen for `config.expire_after_days` at now_ms (event
+        time). Samples that were prepared before are of no use afterwards.
+        """
+        self._parts.expire(now_ms - round(self.config.expire_after_days * _DAY_MS))
 
     def predict(self, joined: pa.Table, catalogue: CatalogueColumns) -> dict[str, Float32Array]:
         """Task -> probability float32[N] for every row, "watch_s" and "score" as PublishedRanker.scores();

@@ -73,6 +73,12 @@ class RowSpace:
         """Entries int64[N], -1 = unknown; never mutates."""
         return self.ids[field].lookup(keys)
 
+    def expire(self, before_ms: int) -> dict[str, Int64Array]:
+        """Remove keys last seen before `before_ms` from every table: field (and PAIRS) -> their entries
+        int64[n], which will be given again, as their rows will, begun anew.
+        """
+        return {field: ids.expire(before_ms)[1] for field, ids in self.ids.items()}
+
     def _begin(self, rows: Int64Array, cold: int | None) -> None:
         """Rows int64[n] begin as `cold` (zero where None) and a little noise, each its own."""
         index = torch.from_numpy(rows)

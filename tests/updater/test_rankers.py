@@ -114,3 +114,25 @@ def test_another_configuration_starts_over(world: World) -> None:
     changed, joined = retrain_of(6, light=CONFIG.model_copy(update={"hidden": (16,)}))
     world.retrain(6, rankers=changed)
     assert joined.read_calls == [(None, START + 6 * HOUR)]
+
+
+def test_an_entry_of_a_version_that_knew_no_expiry_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = retrain_of(4)
+    bundle = world.registry.open_bundle(world.retrain(4, rankers=first))
+    del bundle.manifest["rankers"]["light"]["config"]["expire_after_days"]
+    learner, after_ms = first._start(bundle, "light", CONFIG)
+    assert after_ms == START + 4 * HOUR
+    assert_same_bytes(learner.save(), RankLearner.load(bundle, "light").save())
+
+
+def test_users_unseen_for_long_are_gone_after_a_retrain(world: World) -> None:
+    short = CONFIG.model_copy(update={"expire_after_days": 2 / 24})
+    first, _ = retrain_of(4, light=short)
+    first.joined.per_hour = 3
+    bundle = world.registry.open_bundle(world.retrain(4, rankers=first))
+    held = RankLearner.load(bundle, "light")._parts.space.ids["user"]
+    shown = first.joined.read(START + 2 * HOUR, START + 4 * HOUR)["user_id"]  # at half past, of two hours
+    assert set(held.keys_of(held.live_entries()).to_pylist()) == set(shown.to_pylist())
+    assert len(held) < len(set(first.joined.read(None)["user_id"].to_pylist()))
