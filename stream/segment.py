@@ -58,9 +58,8 @@ def read_frames(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def read_frames_after(path: Path, place: int) -> Iterator[tuple[int, memoryview]]:
-    """`read_frames` of what the file holds from byte `place` on, the end of a frame or 0: it costs what is new.
-
-    An absent file has none.
+    """`read_frames` of what the file holds from byte `place` on, the end of a frame or 0; an absent file
+    holds nothing. Neither time nor memory grows with what came before.
     """
     if not path.exists():
         return

@@ -198,8 +198,8 @@ class RankConfig(BaseModel):
     expire_after_days: float = Field(
         default=400,
         gt=0,
-        description="A user, an item, a category or a pair of user and scene unseen for so long in event time "
-        "is removed, with its row and counts.",
+        description="A user, item, category or pair of user and scene unseen for so long in event time is "
+        "removed, with its row and counts.",
     )
     day_timezone: str = Field(default="UTC", description="Zone of hour_of_day, day_of_week and stretches.")
     seed: int = Field(default=0, ge=0, description="Seed of initial weights, order and dropout.")
