@@ -93,7 +93,9 @@ def ranked_through_ms(config: Config) -> int | None:
     """End of the last interval whose joined rows every ranker of every bundle was trained on; None: there is
     no such ranker, and a new one begins with what is kept.
     """
-    held = [manifest.get("rankers", {}) for manifest in registry(config).manifests() if config.rankers]
+    if not config.rankers:
+        return None
+    held = [manifest.get("rankers", {}) for manifest in registry(config).manifests()]
     marks = [int(one[name]["joined_through_ms"]) for one in held for name in config.rankers if name in one]
     return min(marks, default=None)
 
