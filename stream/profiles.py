@@ -9,6 +9,7 @@ again afterwards meets either all of it or nothing. Attributes come from the cat
 the hash they are in: then the positions stay too, and what was forgotten is not applied again.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from itertools import groupby
@@ -29,6 +30,7 @@ from stream.seen_config import SeenConfig
 from stream.store import SETTING, connected, reached
 from stream.unapplied import unapplied
 
+log = logging.getLogger(__name__)
 _SCRIPT = files("stream").joinpath("profiles.lua").read_text()
 # One packed string: hundreds of small replies would cost the client ten times as much to parse. Exact seen
 # sets (ARGV[2] of them) are in it; filters follow in one more, for their bits are no text.
@@ -64,6 +66,7 @@ else
 end
 """
 _DAY_MS = 86_400_000
+_KEEPS_ALL = "noeviction"
 _PLACE_BYTES = 36  # fixed-width hexadecimal position in front of a history member: equal times sort by it
 _HISTORY, _CONSUMED = 1, 2
 
@@ -131,6 +134,7 @@ class Profiles:
         self.config = config or ProfileConfig()
         self._url = url
         self._store = connected(url)
+        self._warn_of_eviction()
         self._apply = self._store.register_script(_SCRIPT)
         self._set_attributes = self._store.register_script(_ATTRIBUTES)
         self._marks = AppliedMarks(self._store, f"{self.config.prefix}:applied", SETTING, url)
@@ -204,6 +208,17 @@ class Profiles:
     def close(self) -> None:
         """End the connection."""
         self._store.close()
+
+    def _warn_of_eviction(self) -> None:
+        """Say it of a store that, when full, drops keys one by one: a position may outlive its history."""
+        with reached(self._url):
+            memory = self._store.info("memory")
+        policy = memory.get("maxmemory_policy", _KEEPS_ALL)
+        if policy != _KEEPS_ALL:
+            log.warning(
+                "%s: expected maxmemory-policy %s, got %s: a full store would drop parts of profiles",
+                SETTING, _KEEPS_ALL, policy,
+            )  # fmt: skip
 
     def _calls(self, batch: pa.RecordBatch | pa.Table) -> list[tuple[list[str], str, bytes]]:
         """(keys, place, packed events) for each user and partition in the batch."""

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from deploy.embedded import EmbeddedStore
 from stream.profiles import AsyncProfiles, Profile, ProfileConfig, Profiles, user_keys
 from tests.stream.samples import batch, event
 
@@ -172,3 +173,13 @@ def test_what_is_applied_again_after_an_expiry_counts_once(store, config, profil
         assert got.counters == {kind: kinds.count(kind) for kind in set(kinds)}
         writer.close()
         plain.close()
+
+
+def test_a_store_that_drops_keys_when_full_is_named(tmp_path, caplog):
+    with EmbeddedStore(tmp_path) as service:
+        calm = Profiles(service.url)
+        assert not caplog.text
+        calm._store.config_set("maxmemory-policy", "volatile-lru")
+        Profiles(service.url).close()
+        calm.close()
+    assert "expected maxmemory-policy noeviction, got volatile-lru" in caplog.text
