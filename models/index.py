@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import faiss as _faiss
@@ -84,9 +85,9 @@ class BaseIndex:
         if wanted == 0 or not len(u_BD):
             return _nothing(len(u_BD), k)
         scores, positions = self._search(u_BD, wanted, allowed, self.effort)
-        short = (positions[:, -1] < 0) if self.kind != "exact" else np.zeros(len(u_BD), bool)
-        if short.any():
+        if self.kind != "exact" and positions[:, -1].min() < 0:
             # The graph or the probed lists ran out of allowed items; the exact scan never does.
+            short = positions[:, -1] < 0
             scores[short], positions[short] = _scan(self.vectors, u_BD[short], wanted, allowed)
         if wanted < k:
             rest = _nothing(len(u_BD), k - wanted)
@@ -96,19 +97,35 @@ class BaseIndex:
     def _search(
         self, u_BD: Float32Array, k: int, allowed: UInt8Array | None, effort: int
     ) -> tuple[Float32Array, Int64Array]:
-        selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
-        if self.kind == "exact":
-            parameters = faiss.SearchParameters(sel=selector) if selector else None
-            scores, positions = self.index.search(u_BD, k, params=parameters)
-        elif self.kind == "hnsw":
-            parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=max(effort, k))
-            scores, positions = self.index.search(u_BD, k, params=parameters)
-        else:
-            # Quantised lists propose twice as many; the fp32 vectors decide.
-            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=min(effort, self.index.nlist))
-            _, proposed = self.index.search(u_BD, min(2 * k, len(self)), params=parameters)
-            scores, positions = rescored(self.vectors, u_BD, proposed, k)
-        return scores, positions
+        if self.kind == "hnsw":
+            effort = max(effort, k)
+        elif self.kind == "ivf":
+            effort = min(effort, self.index.nlist)
+        parameters = (
+            _unmasked(self.kind, effort) if allowed is None else _parameters(self.kind, effort, allowed)
+        )
+        if self.kind != "ivf":
+            found: tuple[Float32Array, Int64Array] = self.index.search(u_BD, k, params=parameters)
+            return found
+        # Quantised lists propose twice as many; the fp32 vectors decide.
+        _, proposed = self.index.search(u_BD, min(2 * k, len(self)), params=parameters)
+        return rescored(self.vectors, u_BD, proposed, k)
+
+
+def _parameters(kind: Kind, effort: int, allowed: UInt8Array | None) -> Any:
+    """Of one search of faiss."""
+    selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
+    if kind == "exact":
+        return faiss.SearchParameters(sel=selector) if selector else None
+    if kind == "hnsw":
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=effort)
+    return faiss.SearchParametersIVF(sel=selector, nprobe=effort)
+
+
+@lru_cache(maxsize=64)
+def _unmasked(kind: Kind, effort: int) -> Any:
+    """The same without a mask, made once: a search only reads it."""
+    return _parameters(kind, effort, None)
 
 
 def rescored(

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
-from models.arrays import BoolArray, Float32Array, Int64Array, UInt8Array
+from models.arrays import BoolArray, Float32Array, Int32Array, Int64Array, UInt8Array
 from models.bitmap import bitmap_of, is_set, ones, without
 from models.id_table import IdTable
 from models.index import BaseIndex, IndexConfig, build_index
+from models.key_bytes import key_buffers, texts_at
 
 _OVERLAY = IndexConfig(exact_below=1 << 62)
 
@@ -112,19 +114,21 @@ class ItemIndex:
         """Keys of positions int64[n] (no -1 among them)."""
         size = len(self.base)
         if not len(self.overlay):
-            keys: list[str] = self.base_keys.take(pa.array(positions)).to_pylist()
-            return keys
+            return texts_at(*self._base_bytes, positions)
         over = positions >= size
-        from_base = self.base_keys.take(pa.array(np.where(over, 0, positions))).to_pylist() if size else None
-        if not over.any() and from_base is not None:
-            return list(from_base)
-        from_over = self.overlay_keys.take(pa.array(np.where(over, positions - size, 0))).to_pylist()
-        if from_base is None:
-            return list(from_over)
-        return [
-            late if is_over else early
-            for late, early, is_over in zip(from_over, from_base, over, strict=True)
-        ]
+        keys = np.empty(len(positions), object)
+        keys[~over] = texts_at(*self._base_bytes, positions[~over])
+        keys[over] = texts_at(*self._overlay_bytes, positions[over] - size)
+        found: list[str] = keys.tolist()
+        return found
+
+    @cached_property
+    def _base_bytes(self) -> tuple[UInt8Array, Int32Array]:
+        return key_buffers(self.base_keys)
+
+    @cached_property
+    def _overlay_bytes(self) -> tuple[UInt8Array, Int32Array]:
+        return key_buffers(self.overlay_keys)
 
     def vectors_of(self, positions: Int64Array) -> Float32Array:
         """Published vectors float32[n, D] of positions int64[n] (no -1 among them)."""
@@ -155,12 +159,13 @@ class ItemIndex:
         self, u_BD: Float32Array, k: int, excluded: Int64Array
     ) -> tuple[Float32Array, Int64Array]:
         size = len(self.base)
-        excluded = np.unique(excluded[excluded >= 0]) if len(excluded) else excluded
         allowed, count = self.alive, self.alive_count
-        in_base = excluded[excluded < size]
-        in_base = in_base[is_set(self.alive, in_base)]
-        if len(in_base):
-            allowed, count = without(self.alive, in_base), count - len(in_base)
+        if len(excluded):
+            excluded = np.unique(excluded[excluded >= 0])
+            in_base = excluded[excluded < size]
+            in_base = in_base[is_set(self.alive, in_base)]
+            if len(in_base):
+                allowed, count = without(self.alive, in_base), count - len(in_base)
         scores, positions = self.base.search(u_BD, k, allowed if count < size else None, count)
         if not len(self.overlay):
             return scores, positions
@@ -176,3 +181,4 @@ class ItemIndex:
         positions = np.hstack([positions, np.where(late >= 0, late + size, -1)])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
+

@@ -80,3 +80,32 @@ def hash_keys(keys: pa.Array | pa.ChunkedArray) -> Int64Array:
     hashes = np.empty(len(offsets) - 1, np.int64)
     _hash_all(data, offsets, hashes)
     return hashes
+
+
+@compiled
+def _joined(data: UInt8Array, offsets: Int32Array, places: Int64Array, joined: UInt8Array) -> int:
+    used = 0
+    for place in places:
+        for at in range(offsets[place], offsets[place + 1]):
+            if used == len(joined):
+                return -1
+            joined[used] = data[at]
+            used += 1
+        if used == len(joined):
+            return -1
+        joined[used] = 0
+        used += 1
+    return used
+
+
+def texts_at(data: UInt8Array, offsets: Int32Array, places: Int64Array) -> list[str]:
+    """The keys at some places of a column, given as key_buffers() gives it, as Python's strings.
+
+    All are decoded at once and cut apart: a quarter of what Arrow takes for a hundred of them.
+    """
+    joined = np.empty(32 * len(places), np.uint8)
+    used = _joined(data, offsets, places, joined)
+    texts = joined[: used - 1].tobytes().decode().split("\0") if used > 0 else []
+    if len(texts) != len(places):  # long keys, or one with a NUL in it
+        texts = [data[offsets[place] : offsets[place + 1]].tobytes().decode() for place in places]
+    return texts

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from models.index import IndexConfig, build_index
 from models.item_index import ItemIndex
+from models.key_bytes import key_buffers, texts_at
 
 DIM = 4
 KINDS = {
@@ -146,3 +147,10 @@ def test_wrong_width_and_repeated_keys_are_refused():
         index.with_changes(pa.array(["b", "b"]), np.ones((2, DIM), np.float32), pa.array([], pa.string()))
     with pytest.raises(ValueError, match="expected as many keys as vectors, got 2 and 1"):
         ItemIndex.over(pa.array(["a", "b"]), index.base)
+
+
+@given(st.lists(st.text(max_size=60) | st.integers().map("#{}".format), min_size=1, max_size=30), st.data())
+def test_keys_are_those_of_the_places(keys, data):
+    column = pa.array(["in front", *keys], pa.string()).slice(1)
+    places = np.array(data.draw(st.lists(st.integers(0, len(keys) - 1))), np.int64)
+    assert texts_at(*key_buffers(column), places) == [keys[place] for place in places]
