@@ -19,7 +19,7 @@ from models.id_table import IdTable
 from models.key_bytes import key_array
 from models.model_config import ModelConfig
 from models.moments import HistoryLists, Moments
-from models.own_items import own_features, own_of_lists
+from models.own_items import own_features, own_of_moments
 from models.pooling import ages_s, history_bags, newest_positions
 from models.popularity_layout import PopularityLayout
 from models.query import Queries
@@ -154,7 +154,7 @@ def encode_queries(
         inputs = user_inputs(config, features, model, moments, rows_of)
         u_BVD = model.towers.user_vectors(inputs)
         side = inputs.side(config.history_length)
-        layout, values = PopularityLayout(config.popularity), _codes(config, features, moments, entries_of)
+        layout, values = PopularityLayout(config.popularity), popularity_codes(config, features, moments, entries_of)
 
         def beside(similarity_BVD: Tensor, w_BC: Tensor) -> Float32Array:
             w_BP = layout.spread(config.tau * w_BC, values)[:, None].expand(-1, similarity_BVD.shape[1], -1)
@@ -165,20 +165,12 @@ def encode_queries(
         if not config.own_items:
             return Queries.plain(vectors)
         own_vectors = beside(model.head.own_similarity * u_BVD, model.head.own_popularity_weights(side))
-        codes = key_array(moments.history_id).dictionary_encode()
-        own = own_of_lists(
-            moments.history_offsets,
-            codes.indices.to_numpy(zero_copy_only=False).astype(np.int32),
-            moments.history_ts_ms,
-            moments.ts_ms,
-            config.own_items,
-        )
+        own, keys = own_of_moments(moments, config.own_items)
         scores = config.tau * model.head.own_scores(torch.from_numpy(own_features(own)))
-        keys = codes.dictionary.take(pa.array(own.item))
         return Queries(vectors, own_vectors, own.offsets, keys, scores.numpy())
 
 
-def _codes(
+def popularity_codes(
     config: ModelConfig, features: FeatureColumns, moments: Moments, entries_of: EntriesOf
 ) -> dict[str, Int64Array]:
     """The moments' values of the features that popularity is counted by."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from models.arrays import BoolArray, Float32Array, Index, Int32Array, Int64Array
+from models.key_bytes import key_array
+from models.moments import Moments
 from models.native import compiled
 
 OWN_FEATURES = 8
@@ -103,6 +106,19 @@ def own_of_lists(
     )  # fmt: skip
     n = int(own_offsets[-1])
     return OwnItems(own_offsets, item[:n], count[:n], last_age_s[:n], first_age_s[:n])
+
+
+def own_of_moments(moments: Moments, length: int) -> tuple[OwnItems, pa.StringArray]:
+    """The own items of moments, by the newest `length` entries of their histories, and the key of each."""
+    codes = key_array(moments.history_id).dictionary_encode()
+    own = own_of_lists(
+        moments.history_offsets,
+        codes.indices.to_numpy(zero_copy_only=False).astype(np.int32),
+        moments.history_ts_ms,
+        moments.ts_ms,
+        length,
+    )
+    return own, codes.dictionary.take(pa.array(own.item))
 
 
 def _slots_for(entries: int) -> int:

@@ -13,9 +13,11 @@ from models.arrays import Int64Array
 from models.id_table import IdTable
 from models.item_start import similar_means
 from models.item_to_item import ItemToItem, ItemToItemConfig
+from models.key_bytes import key_buffers, texts_at
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
 from models.moments import Moments
 from models.neighbours import Neighbours
+from models.one_user import add_products, dense_layer
 from models.popularity import Popularity
 
 _EVENTS = 64
@@ -59,6 +61,9 @@ def precompile() -> None:
         moments = _model(config, _events(keys, times), int(times[-1]))
     published = np.zeros((9, 4), np.float32)  # rows as a server reads them
     IdTable.of_unique(keys.unique()).read_rows(keys, published, np.empty((_EVENTS, 4), np.float32))
+    dense_layer(published[0], np.zeros((4, 4), np.float32), published[1], relu=True)
+    add_products(published[0], np.zeros((4, 4), np.float32), published[1])
+    texts_at(*key_buffers(keys), np.arange(_EVENTS))
     codes = np.zeros((2, 1), np.int64)
     similar_means(codes, codes, published[:2], most=1)
     popularity = Popularity(3_600_000)

@@ -18,11 +18,12 @@ from models.architecture import (
     restore_weights,
 )
 from models.arrays import Float32Array, Int64Array
-from models.encoding import encode_items, encode_queries
+from models.encoding import encode_items, encode_queries, popularity_codes
 from models.features import FeatureColumns
 from models.id_table import IdTable
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
+from models.one_user import OneUser
 from models.popularity_layout import PopularityLayout
 from models.query import Queries
 from models.table_names import ids_name, ids_state, row_widths
@@ -50,6 +51,7 @@ class PublishedModel:
     _ids: Mapping[str, IdTable]
     _rows: Mapping[str, Float32Array]
     _overlays: Mapping[str, _Overlay]
+    _one_user: OneUser | None
 
     @classmethod
     def load(cls, files: ModelFiles, name: str) -> PublishedModel:
@@ -69,13 +71,16 @@ class PublishedModel:
             rows[table] = np.array(part["weights"], np.float32)
             if ids_name(table) == table:
                 ids[table] = IdTable.from_state(ids_state(part))
-        return cls(config, features, model, request, item, ids, rows, {})
+        return cls(config, features, model, request, item, ids, rows, {}, OneUser.of(config, model))
 
     def queries(self, moments: Moments) -> Queries:
         """Equal to Learner.queries of the same state. Never mutates; thread-safe."""
-        return encode_queries(
-            self.config, self._request_features, self._model, moments, self._rows_of, self._entries_of
-        )
+        if self._one_user is not None and len(moments) == 1:
+            return self._one_user.query(self._request_features, moments, self._values_of, self._codes_of)
+        with torch.inference_mode():  # of this thread
+            return encode_queries(
+                self.config, self._request_features, self._model, moments, self._rows_of, self._entries_of
+            )
 
     def item_vectors(self, keys: pa.Array, attributes: Mapping[str, pa.Array]) -> Float32Array:
         """float32[N, W] of any items, unknown ones too, from their keys and attribute columns; of nobody's
@@ -115,7 +120,13 @@ class PublishedModel:
     def _entries_of(self, table: str, keys: pa.StringArray) -> Int64Array:
         return self._ids[table].lookup(keys)
 
+    def _codes_of(self, moments: Moments) -> dict[str, Int64Array]:
+        return popularity_codes(self.config, self._request_features, moments, self._entries_of)
+
     def _rows_of(self, table: str, keys: pa.StringArray) -> torch.Tensor:
+        return torch.from_numpy(self._values_of(table, keys))
+
+    def _values_of(self, table: str, keys: pa.StringArray) -> Float32Array:
         weights = self._rows[table]
         values = np.empty((len(keys), weights.shape[1]), np.float32)
         values[:] = weights[0]
@@ -123,7 +134,7 @@ class PublishedModel:
         overlay = self._overlays.get(table)
         if overlay is not None:
             overlay.ids.read_rows(keys, overlay.rows, values)
-        return torch.from_numpy(values)
+        return values
 
 
 def _laid_over(overlay: _Overlay | None, keys: pa.Array, values: Float32Array) -> _Overlay:

@@ -35,8 +35,14 @@ def newest(
 
     An item counts once per request, at its first such kind, as in training.
     """
-    entries: dict[tuple[object, str], int] = {}
-    for place, entry in enumerate(history):
-        if entry.kind in kinds and entry.item_id and entry.ts_ms <= ts_ms:
-            entries.setdefault((entry.request_id or place, entry.item_id), entry.ts_ms)
-    return [(item, at) for (_, item), at in entries.items()][-length:]
+    entries: list[tuple[str, int]] = []
+    met: set[tuple[str, str]] = set()
+    for entry in history:
+        item = entry.item_id
+        if item and entry.ts_ms <= ts_ms and entry.kind in kinds:
+            if request := entry.request_id:
+                if (request, item) in met:
+                    continue
+                met.add((request, item))
+            entries.append((item, entry.ts_ms))
+    return entries[-length:]

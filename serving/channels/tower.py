@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import torch
 
 from models.arrays import Float32Array
 from models.query import Queries
@@ -40,5 +39,4 @@ class TowerSource:
         moment = moment_of(
             self.channel.config, ask.user, ask.ts_ms, profile.history, ask.context, profile.attributes
         )
-        with torch.inference_mode():  # of this thread
-            return self.channel.tower.queries(moment)
+        return self.channel.tower.queries(moment)
