@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from models.arrays import Float32Array, Int64Array
 
+_NOBODY = pa.array([], pa.string())
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -33,7 +35,7 @@ class Queries:
     def plain(cls, vectors: Float32Array) -> Queries:
         """Queries without own items."""
         offsets = np.zeros(len(vectors) + 1, np.int64)
-        return cls(vectors, vectors, offsets, pa.array([], pa.string()), np.empty(0, np.float32))
+        return cls(vectors, vectors, offsets, _NOBODY, np.empty(0, np.float32))
 
     def part(self, rows: slice) -> Queries:
         """The queries of some of the moments (a slice with start and stop)."""
