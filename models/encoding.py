@@ -154,7 +154,10 @@ def encode_queries(
         inputs = user_inputs(config, features, model, moments, rows_of)
         u_BVD = model.towers.user_vectors(inputs)
         side = inputs.side(config.history_length)
-        layout, values = PopularityLayout(config.popularity), popularity_codes(config, features, moments, entries_of)
+        layout, values = (
+            PopularityLayout(config.popularity),
+            popularity_codes(config, features, moments, entries_of),
+        )
 
         def beside(similarity_BVD: Tensor, w_BC: Tensor) -> Float32Array:
             w_BP = layout.spread(config.tau * w_BC, values)[:, None].expand(-1, similarity_BVD.shape[1], -1)

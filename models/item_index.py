@@ -181,4 +181,3 @@ class ItemIndex:
         positions = np.hstack([positions, np.where(late >= 0, late + size, -1)])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
-

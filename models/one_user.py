@@ -36,7 +36,7 @@ CodesOf = Callable[[Moments], dict[str, Int64Array]]
 
 @compiled
 def add_products(x: Float32Array, weight_IO: Float32Array, out: Float32Array) -> None:
-    """out float32[O] += x float32[I] @ weight float32[I, O]."""
+    """Out float32[O] += x float32[I] @ weight float32[I, O]."""
     for at in range(len(x)):
         value = x[at]
         if value != 0.0:  # half of what ReLU gives is
@@ -46,7 +46,7 @@ def add_products(x: Float32Array, weight_IO: Float32Array, out: Float32Array) ->
 
 @compiled
 def dense_layer(x: Float32Array, weight_IO: Float32Array, bias: Float32Array, relu: bool) -> Float32Array:
-    """x @ weight + bias, float32[O]; with relu what is above zero of it."""
+    """Gives x @ weight + bias, float32[O]; with relu what is above zero of it."""
     out = bias.copy()
     add_products(x, weight_IO, out)
     if relu:
@@ -61,7 +61,9 @@ class _Linear:
     def __init__(self, layer: nn.Linear, relu: bool = False) -> None:
         weight_OI: Float32Array = layer.weight.detach().numpy()
         self._weight_IO = np.ascontiguousarray(weight_OI.T)
-        self._bias = np.zeros(len(weight_OI), np.float32) if layer.bias is None else layer.bias.detach().numpy()
+        self._bias = (
+            np.zeros(len(weight_OI), np.float32) if layer.bias is None else layer.bias.detach().numpy()
+        )
         self._relu = relu
 
     def __call__(self, x: Float32Array) -> Float32Array:
@@ -160,9 +162,7 @@ class OneUser:
         add_products(weights, rows, pooled)
         return pooled, n
 
-    def _side(
-        self, features: FeatureColumns, moments: Moments, size: int, rows_of: RowsOf
-    ) -> Float32Array:
+    def _side(self, features: FeatureColumns, moments: Moments, size: int, rows_of: RowsOf) -> Float32Array:
         """float32[S]: everything but the vectors of ID rows."""
         share = math.log1p(size) / math.log1p(self._config.history_length)
         side = [np.array([share], np.float32)]

@@ -197,4 +197,5 @@ def _refilled(asking: Asking, chosen: Chosen) -> Steps:
 
 def _ranked_on(one: Fused, before: Mapping[str, Sequence[object]]) -> Fused:
     """An item with its ranks behind what its channels gave before."""
-    return replace(one, found=tuple(replace(by, rank=len(before[by.channel]) + by.rank) for by in one.found))
+    found = [Found(by.channel, by.score, len(before[by.channel]) + by.rank) for by in one.found]
+    return Fused(one.key, one.value, tuple(found), one.features)

@@ -30,6 +30,7 @@ from stream.seen import BloomSeen
 
 _CONFIG = ServingConfig()
 _NO_SCENE = SceneConfig()
+_NO_LISTS: Lists = {}
 _EVERYBODY, _COLD, _NOBODY = ChannelConfig(), ChannelConfig(users="cold"), ChannelConfig(users="nobody")
 
 
@@ -84,6 +85,12 @@ class Asking:
         return self.items.snapshot
 
     @property
+    def only(self) -> str:
+        """The one channel whose best k are the answer, "" where anything else has a say in it."""
+        others = self.stages or self.most or self.seen or self.explore or self.request.explain
+        return "" if others or len(self.sources) > 1 else next(iter(self.sources), "")
+
+    @property
     def depth(self) -> int:
         """How many items of the fused list are wanted, where no caps turn any away."""
         return max([self.request.k, *(stage.candidates for _, stage, _ in self.stages[:1])])
@@ -95,9 +102,8 @@ class Asking:
 
     @property
     def blend(self) -> Blend | None:
-        """The fitted weights, None where they are not wanted, not there, or there is nothing to weigh."""
-        wanted = self.fusion.method == "blend" and len(self.sources) > 1
-        return self.snapshot.blend if wanted else None
+        """As blend_of()."""
+        return blend_of(self.snapshot, self.fusion, self.sources)
 
     @property
     def degraded(self) -> list[str]:
@@ -184,65 +190,128 @@ def ask(
     filters = barred(config.filters, profile, ts_ms, exclude, request.exclude_seen)
     excluded = set().union(*filters.values())
     named = request.context.get("scene", "")
-    items, lists = eligible(snapshot, config.rules(named)), editorial or {}
-    asked = Ask(user, ts_ms, request.context, profile, excluded, items.gone)
+    items, lists = eligible(snapshot, config.rules(named)), editorial or _NO_LISTS
     cold = not any(
         entry.kind in snapshot.history_kinds and entry.item_id and entry.ts_ms <= ts_ms
         for entry in reversed(profile.history)
     )
-    scene = config.scenes.get(named, _NO_SCENE)
-    fusion = scene.fusion or config.fusion
-    channels = {**_for_newcomers(snapshot, fusion, live.popular), **config.channels, **scene.channels}
     popular = live.popular.of(request.context) if live.popular else []
-    every = sources_of(items, config, lists, popular[0] if popular else None)
-    sources = _chosen(snapshot, every, channels, cold)
-    given = {name: channels[name].timeout_ms if name in channels else None for name in (*sources, EXPLORE)}
-    limits_s = {name: (limit or config.channel_timeout_ms) / 1000 for name, limit in given.items()}
-    asking = Asking(
-        items,
-        request,
-        asked,
-        filters,
-        cold,
-        config,
-        lists,
-        sources,
-        request.k,
-        limits_s,
-        fusion,
-        channels,
-        config.caps_in(named),
-        (),
-        (),
-        popular,
-        live.popular.missing if live.popular and POPULAR_NOW in sources else "",
-    )
-    stages, missing = _stages(asking, live.counts)
-    tested = [one for one in profile.seen if isinstance(one, BloomSeen) and one.generations]
+    plan = _plan(items, config, lists, live, popular[0] if popular else None, named, cold)
     explore = None
     if profile is not NO_PROFILE and _is_new(profile, ts_ms, config.exploration.below_events):
         fresh = items.snapshot.fresh
         explore = ExploreSource(config.exploration, fresh, live.counts, request_id, ts_ms)
-    asking = replace(asking, stages=stages, missing=missing, seen=tested, explore=explore)
-    deep = asking.blend is not None or asking.fusion.method in ("rrf", "weighted")
-    spare = 2 if asking.caps.most else 1  # caps turn some away; more are asked for where that is too few
-    return replace(asking, k=max(spare * asking.depth, asking.fusion.depth if deep else 0))
+    depth = max([request.k, *(stage.candidates for _, stage, _ in plan.stages[:1])])
+    return Asking(
+        items=items,
+        request=request,
+        ask=Ask(user, ts_ms, request.context, profile, excluded, items.gone),
+        filters=filters,
+        cold=cold,
+        config=config,
+        editorial=lists,
+        sources=plan.sources,
+        # Caps turn some away; more are asked for where that is too few.
+        k=max(2 * depth if plan.capped else depth, plan.least),
+        limits_s=plan.limits_s,
+        fusion=plan.fusion,
+        channels=plan.channels,
+        most=plan.most,
+        stages=plan.stages,
+        missing=plan.missing,
+        popular=popular,
+        popular_missing=live.popular.missing if live.popular and POPULAR_NOW in plan.sources else "",
+        seen=[one for one in profile.seen if isinstance(one, BloomSeen) and one.generations],
+        explore=explore,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is alike for all requests of a scene, for users with a history and without, while nothing is
+    published: as in Asking. least: candidates of a channel at least; capped: whether caps turn any away.
+    """
+
+    sources: Mapping[str, Source]
+    limits_s: Mapping[str, float]
+    fusion: FusionConfig
+    channels: Mapping[str, ChannelConfig]
+    most: Mapping[str, int]
+    stages: Sequence[tuple[str, StageConfig, ServedRanker | CandidateRanker]]
+    missing: Sequence[str]
+    least: int
+    capped: bool
+
+
+def _plan(
+    items: Eligible,
+    config: ServingConfig,
+    lists: Lists,
+    live: Live,
+    popular: PopularItems | None,
+    named: str,
+    cold: bool,
+) -> Plan:
+    """Made once for what it is made of, then remembered with the items."""
+    of = (config, lists, live.popular, live.counts, popular)
+    name = (named if named in config.scenes else "", cold)  # of what a client names, nothing is kept
+    held = items.plans.get(name)
+    if held is None or any(one is not other for one, other in zip(held[0], of, strict=True)):
+        held = items.plans[name] = (of, _made_plan(items, config, lists, live, popular, name[0], cold))
+    plan: Plan = held[1]
+    return plan
+
+
+def _made_plan(
+    items: Eligible,
+    config: ServingConfig,
+    lists: Lists,
+    live: Live,
+    popular: PopularItems | None,
+    named: str,
+    cold: bool,
+) -> Plan:
+    snapshot = items.snapshot
+    scene = config.scenes.get(named, _NO_SCENE)
+    fusion = scene.fusion or config.fusion
+    channels = {**_for_newcomers(snapshot, fusion, live.popular), **config.channels, **scene.channels}
+    sources = _chosen(snapshot, sources_of(items, config, lists, popular), channels, cold)
+    given = {name: channels[name].timeout_ms if name in channels else None for name in (*sources, EXPLORE)}
+    blends = blend_of(snapshot, fusion, sources) is not None
+    stages, missing = _stages(snapshot, config, blends, live.counts)
+    most = config.caps_in(named)
+    deep = blends or fusion.method in ("rrf", "weighted")
+    return Plan(
+        sources,
+        {name: (limit or config.channel_timeout_ms) / 1000 for name, limit in given.items()},
+        fusion,
+        channels,
+        most,
+        stages,
+        missing,
+        fusion.depth if deep else 0,
+        bool(Caps(most, snapshot.attributes).most),
+    )
+
+
+def blend_of(snapshot: Snapshot, fusion: FusionConfig, sources: Mapping[str, Source]) -> Blend | None:
+    """The fitted weights, None where they are not wanted, not there, or there is nothing to weigh."""
+    return snapshot.blend if fusion.method == "blend" and len(sources) > 1 else None
 
 
 def _is_new(profile: Profile, ts_ms: int, below_events: int) -> bool:
-    return sum(entry.ts_ms <= ts_ms for entry in profile.history) < below_events
+    return below_events > 0 and sum(entry.ts_ms <= ts_ms for entry in profile.history) < below_events
 
 
 def _stages(
-    asking: Asking, counts: LiveCounts | None
+    snapshot: Snapshot, config: ServingConfig, blends: bool, counts: LiveCounts | None
 ) -> tuple[list[tuple[str, StageConfig, ServedRanker | CandidateRanker]], list[str]]:
     """The stages that are on, and why some that are wanted are not."""
-    snapshot, config = asking.snapshot, asking.config
     stages: list[tuple[str, StageConfig, ServedRanker | CandidateRanker]] = []
     missing = []
     for name, stage in ((PRERANK, config.prerank), (RANK, config.rank)):
         if stage.model == CANDIDATES:
-            found = _network(asking, counts)
+            found = _network(snapshot, blends, counts)
             if isinstance(found, str):
                 missing.append(f"stage {name}: {found}")
             else:
@@ -254,12 +323,11 @@ def _stages(
     return stages, missing
 
 
-def _network(asking: Asking, counts: LiveCounts | None) -> CandidateRanker | str:
+def _network(snapshot: Snapshot, blends: bool, counts: LiveCounts | None) -> CandidateRanker | str:
     """The network over candidates, or why it cannot order this answer."""
-    snapshot = asking.snapshot
     if snapshot.prerank is None:
         return f"bundle {snapshot.bundle} has no network that did better than the blend (update.prerank)"
-    if asking.blend is None:
+    if not blends:
         return "it orders what a blend of several channels fused, and nothing was blended"
     if counts is None or counts.missing:
         return f"no counts of items: {counts.missing if counts else 'they are not followed'}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,13 +60,17 @@ class Eligible:
     """A snapshot whose channels find only what may be answered.
 
     gone: what lists must leave out; out: bool[entries of the attributes], what the rules leave out; filters:
-    how many items of the catalogue each rule leaves out.
+    how many items of the catalogue each rule leaves out. plans: what was worked out for requests and is
+    needed again (serving/asking.py), with what it was worked out from.
     """
 
     snapshot: Snapshot
     gone: Container[str]
     out: BoolArray = field(default_factory=lambda: _NO_ENTRIES)
     filters: Mapping[str, int] = field(default_factory=dict)
+    plans: dict[tuple[str, bool], tuple[tuple[object, ...], Any]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def without(self, closed: BoolArray) -> Eligible:
         """The same without the items under another mask bool[entries of the attributes]."""

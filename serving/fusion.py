@@ -14,8 +14,8 @@ Equal sums: the item that an earlier channel named, then its rank there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from models.arrays import Float32Array
@@ -26,8 +26,7 @@ from serving.fusion_config import ChannelConfig, FusionConfig
 _DEFAULT = ChannelConfig()
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """One channel's say on an item; rank from 0."""
 
     channel: str
@@ -35,8 +34,7 @@ class Found:
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fused:
+class Fused(msgspec.Struct, frozen=True, eq=False):
     """An item of the merged ranking. found: what the channels said, first the one whose place it took (snake,
     quota), that gave it most (rrf, weighted) or ranked it best (blend); value: what it was ordered by, 0 for
     snake and quota; features: float32[2C] of a blend, which its value is the weighted sum of.
@@ -45,7 +43,17 @@ class Fused:
     key: str
     value: float
     found: tuple[Found, ...]
-    features: Float32Array | None = field(default=None, compare=False, repr=False)
+    features: Float32Array | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """All but the features, which the rest follows from."""
+        if not isinstance(other, Fused):
+            return NotImplemented
+        return (self.key, self.value, self.found) == (other.key, other.value, other.found)
+
+    def __hash__(self) -> int:
+        """Of what is compared."""
+        return hash((self.key, self.value, self.found))
 
 
 def fuse(
@@ -120,8 +128,6 @@ def snake_merge(rankings: Sequence[Ranking], quotas: Sequence[int], k: int) -> l
 
     A channel whose turn it is skips what was already taken; an exhausted or full one is passed over.
     """
-    if len(rankings) == 1:
-        return [(0, place) for place in range(min(k, quotas[0], len(rankings[0])))]
     taken: set[str] = set()
     picks: list[tuple[int, int]] = []
     next_place = [0] * len(rankings)
@@ -148,6 +154,11 @@ def snake_merge(rankings: Sequence[Ranking], quotas: Sequence[int], k: int) -> l
 
 def _in_turns(rankings: Mapping[str, Ranking], quotas: Sequence[int], k: int) -> list[Fused]:
     names, lists = list(rankings), list(rankings.values())
+    if len(names) == 1:  # a quota leaves nothing out: what is beyond it follows
+        (name,), (ranking,) = names, lists
+        return [
+            Fused(key, 0.0, (Found(name, score, place),)) for place, (key, score) in enumerate(ranking[:k])
+        ]
     picks = snake_merge(lists, quotas, k)
     if len(picks) < k and any(quota < k for quota in quotas):
         taken = {lists[channel][place][0] for channel, place in picks}

@@ -29,12 +29,12 @@ from serving.gather import Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
-from serving.recall import answer
+from serving.recall import answer, answer_of_one
 from serving.rejects import RejectSender, reject_events
-from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallRequest
+from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallAnswer, RecallRequest
 from serving.similar import similar
 from serving.snapshot import Snapshot
-from serving.stages import spread
+from serving.stages import Rejected, spread
 from serving.swap import Swapper
 from serving.validation import check_event, decode, key_text, whole_number
 from stream.event import Event
@@ -103,9 +103,8 @@ class Api:
         asking = ask(snapshot, body, profile, ts_ms, self.config, lists, live, request_id)
         if asking.popular_missing:
             self.metrics.popular_fallbacks.inc()
-        chosen, missing = await self._chosen(asking)
-        answered = answer(asking, chosen, request_id, [*degraded, *missing])
-        if sent := spread(chosen.turned_down, self.config.rejects_per_answer):
+        answered, turned_down = await self._answered(asking, request_id, degraded)
+        if turned_down and (sent := spread(turned_down, self.config.rejects_per_answer)):
             self.rejects.send(reject_events(body, ts_ms, answered, sent))
         if not profile.history:
             self.metrics.cold.inc()
@@ -114,21 +113,26 @@ class Api:
             self.metrics.audited.inc()
         return _json(answered)
 
-    async def _chosen(self, asking: Asking) -> tuple[Chosen, list[str]]:
-        """The items of an answer, every step's calls in lanes; and which calls it had to do without."""
+    async def _answered(
+        self, asking: Asking, request_id: str, degraded: Sequence[str]
+    ) -> tuple[RecallAnswer, Sequence[Rejected]]:
+        """The answer, every step's calls in lanes, and what the stages turned down."""
         plan, dropped = steps(asking), dict[str, str]()
-        step = next(plan)
+        step, only = next(plan), asking.only
         while True:
             gathered = await self._lanes.gather(step.calls, step.limits_s)
+            if only and len(ranking := gathered.answers.get(only, ())) >= asking.request.k:
+                return answer_of_one(asking, ranking, request_id, degraded), ()
             dropped = {**gathered.dropped, **dropped}
             try:
-                step = plan.send(gathered.answers)
+                step, only = plan.send(gathered.answers), ""
             except StopIteration as done:
                 chosen: Chosen = done.value
                 break
         for name in dropped:
             self.metrics.dropped.labels(name).inc()
-        return chosen, [f"channel {name}: {why}" for name, why in dropped.items()]
+        missing = [f"channel {name}: {why}" for name, why in dropped.items()]
+        return answer(asking, chosen, request_id, [*degraded, *missing]), chosen.turned_down
 
     async def similar(self, request: Request) -> Response:
         """GET /v1/items/{id}/similar."""

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 
 from serving.answering import Chosen, run, steps
 from serving.asking import NOT_FOLLOWED, Asking, Live, ask
+from serving.channels.contract import Ranking
 from serving.channels.editorial import Lists
 from serving.channels.names import POPULAR_NOW, POPULARITY
 from serving.config import ServingConfig
 from serving.explain import explained
 from serving.fusion import Found, Fused
 from serving.profile import Profile
-from serving.schema import RecallAnswer, RecalledItem, RecallRequest
+from serving.schema import Explanation, RecallAnswer, RecalledItem, RecallRequest
 from serving.snapshot import Snapshot
 from serving.stages import Rejected
-from stream.keys import decode_id
+from stream.keys import decode_ids
 
 _CONFIG = ServingConfig()
 
@@ -53,10 +54,33 @@ def answered(
 
 def answer(asking: Asking, chosen: Chosen, request_id: str, degraded: Sequence[str] = ()) -> RecallAnswer:
     """What was chosen, filled up with what is popular where the channels fall short."""
-    snapshot, fused = asking.snapshot, list(chosen.fused)
+    fused = list(chosen.fused)
     if len(fused) < asking.request.k:
         fused += _popular(asking, fused, chosen)
-    items = [RecalledItem(decode_id(one.key), one.found[0].score, one.found[0].channel) for one in fused]
+    ids, firsts = decode_ids([one.key for one in fused]), [one.found[0] for one in fused]
+    items = [RecalledItem(id_, by.score, by.channel) for id_, by in zip(ids, firsts, strict=True)]
+    explanation = explained(asking, chosen, fused, items) if asking.request.explain else None
+    return _answer(asking, items, request_id, degraded, explanation)
+
+
+def answer_of_one(
+    asking: Asking, ranking: Ranking, request_id: str, degraded: Sequence[str] = ()
+) -> RecallAnswer:
+    """What answer() gives where one channel's ranking, of at least k, is all there is to it (asking.only)."""
+    name, best = asking.only, ranking[: asking.request.k]
+    ids = decode_ids([key for key, _ in best])
+    items = [RecalledItem(id_, score, name) for id_, (_, score) in zip(ids, best, strict=True)]
+    return _answer(asking, items, request_id, degraded, None)
+
+
+def _answer(
+    asking: Asking,
+    items: list[RecalledItem],
+    request_id: str,
+    degraded: Sequence[str],
+    explanation: Explanation | None,
+) -> RecallAnswer:
+    snapshot = asking.snapshot
     return RecallAnswer(
         items,
         snapshot.bundle,
@@ -66,7 +90,7 @@ def answer(asking: Asking, chosen: Chosen, request_id: str, degraded: Sequence[s
         asking.ask.profile.position,
         request_id,
         [*degraded, *asking.degraded],
-        explained(asking, chosen, fused, items) if asking.request.explain else None,
+        explanation,
     )
 
 

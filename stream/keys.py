@@ -5,6 +5,8 @@ becomes "#n",
 and a string that begins with "#" gets one more, so the mapping is injective. "" stands for "no item".
 """
 
+from collections.abc import Iterable
+
 ID_LIMIT_BYTES = 256
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
@@ -37,3 +39,8 @@ def decode_id(key: str) -> int | str:
     if f"#{number}" != key:
         raise ValueError(f"not a key text: {key!r}; expected '#' and a plain decimal int64")
     return number
+
+
+def decode_ids(keys: Iterable[str]) -> list[int | str]:
+    """The IDs behind key texts that `encode_id` made: what `decode_id` gives, without its check."""
+    return [key if key[:1] != "#" else key[1:] if key[1] == "#" else int(key[1:]) for key in keys]
