@@ -19,11 +19,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import redis
-import redis.asyncio
 from pydantic import BaseModel, ConfigDict, Field
 
 from stream.applied import AppliedMarks
 from stream.archive import Archive
+from stream.script_calls import script_calls
 from stream.seals import Positions, column
 from stream.seen import BloomSeen, ExactSeen, read_keys, read_sets
 from stream.seen_config import SeenConfig
@@ -123,7 +123,7 @@ class Profile(msgspec.Struct, frozen=True):
     seen: tuple[ExactSeen | BloomSeen, ...] = ()
 
 
-_unpack_entry = msgspec.json.Decoder(tuple[str, str, str]).decode
+_unpack_entries = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
 
 class Profiles:
@@ -251,15 +251,9 @@ class AsyncProfiles:
         """seen: the sets that are kept (stream/seen_store.py)."""
         self.config, self.seen = config or ProfileConfig(), dict(seen or {})
         self._url = url
-        self._store = redis.asyncio.Redis.from_url(url)
-        self._read = self._store.register_script(_READ)
+        self._read = script_calls(url, _READ)
         ordered = sorted(self.seen.items(), key=lambda one: one[1].store == "bloom")
         self._sets = {asked: [one for one in ordered if asked or one[1].always] for asked in (False, True)}
-
-    async def ping(self) -> None:
-        """Raises Unreachable if the store does not answer."""
-        with reached(self._url):
-            await self._store.ping()
 
     async def fetch(self, user_id: str, consumed: bool = True) -> Profile:
         """The profile of a key text in one round trip; an empty one for an unknown user.
@@ -268,16 +262,18 @@ class AsyncProfiles:
         for requests with exclude_seen only. Raises Unreachable.
         """
         keys, sets = user_keys(self.config.prefix, user_id)[:3], self._sets[consumed]
-        keys += read_keys(keys[0], sets)
-        exact = sum(one.store == "exact" for _, one in sets)
+        exact = 0
+        if sets:
+            keys += read_keys(keys[0], sets)
+            exact = sum(one.store == "exact" for _, one in sets)
         with reached(self._url):
-            packed, slots = await self._read(keys=keys, args=[int(consumed), exact])
+            packed, slots = await self._read(keys, [int(consumed), exact])
         facts, history, items, *listed, lengths = _unpack(packed)
         return _profile(user_id, facts, history, items, read_sets(sets, listed, slots, map(int, lengths)))
 
     async def close(self) -> None:
         """End the connections."""
-        await self._store.aclose()
+        await self._read.close()
 
 
 def user_keys(prefix: str, user_id: str) -> list[str]:
@@ -295,10 +291,12 @@ def _profile(
 ) -> Profile:
     """From the flat lists of the store: field, value, ...; member, score, ...; item, score, ..."""
     known = dict(zip(facts[::2], facts[1::2], strict=True))
-    entries = []
-    for member, ts_ms in zip(history[::2], history[1::2], strict=True):
-        item, kind, request = _unpack_entry(member[_PLACE_BYTES:])
-        entries.append(HistoryEntry(item, kind, int(ts_ms), request))
+    members = _unpack_entries(f"[{','.join([member[_PLACE_BYTES:] for member in history[::2]])}]")
+    times = map(int, history[1::2])
+    entries = [
+        HistoryEntry(item, kind, ts_ms, request)
+        for (item, kind, request), ts_ms in zip(members, times, strict=True)
+    ]
     return Profile(
         user_id=user_id,
         history=entries,
