@@ -1,20 +1,23 @@
 """Ask several channels at once; what is late or fails is left out and named, never waited for.
 
 Every channel has a lane, one thread of its own: a call that hangs holds up nothing but its lane, and while it
-hangs the next answers do without the channel at once. Lanes outlive snapshots.
+hangs the next answers do without the channel at once. Lanes outlive snapshots. A lane at work is not woken
+for its next call, and the event loop only once for all that a lane has done meanwhile: the busier the server,
+the less a hop to a thread and back costs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,20 +31,51 @@ class Gathered(Generic[T]):
     dropped: dict[str, str]
 
 
+class _Call(Generic[T]):
+    """One call of a lane. future: done by the event loop, with whether the call was answered."""
+
+    __slots__ = ("answer", "error", "future", "given_up", "work")
+
+    def __init__(self, work: Callable[[], T], future: asyncio.Future[bool]) -> None:
+        self.work, self.future = work, future
+        self.given_up = False
+        """Its answer went out without it: one that has not begun never will."""
+        self.answer: T | None = None
+        self.error: Exception | None = None
+
+    def make(self) -> None:
+        """Of the lane's thread."""
+        try:
+            self.answer = self.work()
+        except Exception as error:
+            self.error = error
+
+    def close(self, answered: bool) -> None:
+        """Of the event loop: whichever comes first, the answer or the end of its time."""
+        if not self.future.done():
+            self.given_up = not answered
+            self.future.set_result(answered)
+
+
 class _Lane:
     """One daemon thread that does its calls in order: an executor's would hold up the end of the process."""
 
-    def __init__(self, name: str, prepare: Callable[[], object]) -> None:
+    def __init__(self, name: str, prepare: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
         self.began_s: float | None = None
         """When the running call began, None between calls."""
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        self._prepare = prepare
+        self._calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()
+        self._made: deque[_Call[Any]] = deque()
+        self._told = False
+        self._prepare, self._loop = prepare, loop
         threading.Thread(target=self._run, name=f"channel-{name}", daemon=True).start()
 
-    def call(self, work: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
-        self._calls.put((future, work))
-        return future
+    def call(self, work: Callable[[], T], limit_s: float) -> _Call[T]:
+        """Of the event loop."""
+        call = _Call(work, self._loop.create_future())
+        self._calls.put(call)
+        timer = self._loop.call_later(limit_s, call.close, False)
+        call.future.add_done_callback(lambda _: timer.cancel())
+        return call
 
     def end(self) -> None:
         self._calls.put(None)
@@ -49,16 +83,21 @@ class _Lane:
     def _run(self) -> None:
         self._prepare()
         while call := self._calls.get():
-            future, work = call
-            if not future.set_running_or_notify_cancel():
-                continue  # its answer went out without it
+            if call.given_up:
+                continue
             self.began_s = time.perf_counter()
-            try:
-                future.set_result(work())
-            except Exception as error:
-                future.set_exception(error)
-            finally:
-                self.began_s = None
+            call.make()
+            self.began_s = None
+            self._made.append(call)
+            if not self._told:  # else the event loop has yet to look, and will find this one too
+                self._told = True
+                with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
+                    self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self._told = False  # first: what is made from here on is told anew
+        while self._made:
+            self._made.popleft().close(True)
 
 
 class Lanes:
@@ -73,30 +112,25 @@ class Lanes:
         self, calls: Mapping[str, Callable[[], T]], limits_s: Mapping[str, float]
     ) -> Gathered[T]:
         """Make one call of each channel; limits_s: how long to wait for each, from now."""
-        began_s = time.perf_counter()
         dropped: dict[str, str] = {}
-        asked: dict[str, asyncio.Future[T]] = {}
+        asked: dict[str, _Call[T]] = {}
         for name, call in calls.items():
             lane = self._lane(name)
             since_s = lane.began_s  # read once: the lane writes it
-            running_s = 0.0 if since_s is None else began_s - since_s
+            running_s = 0.0 if since_s is None else time.perf_counter() - since_s
             if running_s > limits_s[name]:
                 dropped[name] = f"skipped: its last call has been running for {1000 * running_s:.0f} ms"
             else:
-                asked[name] = asyncio.wrap_future(lane.call(call))
+                asked[name] = lane.call(call, limits_s[name])
         answers: dict[str, T] = {}
-        for name, future in asked.items():
-            if not future.done():
-                left_s = began_s + limits_s[name] - time.perf_counter()
-                await asyncio.wait([future], timeout=max(left_s, 0.0))
-            if not future.done():
-                future.cancel()  # one that has not begun never will; one that runs is left to its lane
+        for name, made in asked.items():
+            if not await made.future:
                 dropped[name] = f"no answer within {1000 * limits_s[name]:g} ms"
-            elif error := future.exception():
-                _LOG.error("channel %s failed", name, exc_info=error)
-                dropped[name] = f"{type(error).__name__}: {str(error)[:200]}"
+            elif made.error is not None:
+                _LOG.error("channel %s failed", name, exc_info=made.error)
+                dropped[name] = f"{type(made.error).__name__}: {str(made.error)[:200]}"
             else:
-                answers[name] = future.result()
+                answers[name] = cast(T, made.answer)
         return Gathered(answers, dropped)
 
     def running(self, name: str) -> bool:
@@ -110,5 +144,5 @@ class Lanes:
 
     def _lane(self, name: str) -> _Lane:
         if name not in self._lanes:
-            self._lanes[name] = _Lane(name, self._prepare)
+            self._lanes[name] = _Lane(name, self._prepare, asyncio.get_running_loop())
         return self._lanes[name]

@@ -121,6 +121,7 @@ async def _run(
             http="httptools",
             ws="none",
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=5,
         )
     )
