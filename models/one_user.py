@@ -123,6 +123,8 @@ class OneUser:
     def _asked(self, u_D: Float32Array, side: Float32Array, moments: Moments, codes_of: CodesOf) -> Queries:
         """What the head adds to the user's vector."""
         config = self._config
+        if not (config.popularity or config.own_items):
+            return Queries.plain(u_D[None, None])
         codes = codes_of(moments) if config.popularity else {}
         nothing = np.zeros(len(config.popularity), np.float32)
         weights = nothing if self._popularity is None else self._popularity(side)
