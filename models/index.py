@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.arrays import Float32Array, Int64Array, UInt8Array
+from models.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from models.artifact import Artifact, ArtifactError, Content, pack_keys, unpack_keys
 from models.bitmap import is_set
 from models.bundle import index_file, items_file
@@ -291,26 +291,33 @@ def _stored(flat: Any, shape: tuple[int, ...]) -> Float32Array:
 
 
 def _tune(index: BaseIndex, queries: Float32Array, config: IndexConfig) -> tuple[int, float]:
-    """The smallest effort that reaches the recall target, and the recall measured with it."""
+    """The smallest effort that reaches the recall target, and the recall measured with it.
+
+    It has to be reached by a standard error more: other users are asked for than those it is tuned on.
+    """
     k = min(config.recall_at, len(index))
     exact, _ = _scan(index.vectors, queries, k, None)
     most = index.index.nlist if index.kind == "ivf" else min(len(index), 4096)
-    efforts = [1 << n for n in range(int(np.log2(max(1, most))) + 1)]
+    steps = (size for n in range(max(1, most).bit_length()) for size in (1 << n, 3 << n >> 1))
     recall, effort = 0.0, 1
-    for effort in efforts:
+    for effort in sorted({size for size in steps if size <= max(1, most)}):
         if index.kind == "hnsw" and effort < min(k, most) // 2:
             continue  # an efSearch below k is raised to k
-        recall = _recall(index, queries, k, exact, effort)
-        if recall >= config.recall_target:
+        found = _found(index, queries, k, exact, effort)
+        recall = float(found.mean())
+        if recall - float(found.std()) / np.sqrt(len(found)) >= config.recall_target:
             break
     return effort, recall
 
 
-def _recall(index: BaseIndex, queries: Float32Array, k: int, exact: Float32Array, effort: int) -> float:
-    """Share of the k returned that score at least the exact k-th best (ties count as found)."""
+def _found(index: BaseIndex, queries: Float32Array, k: int, exact: Float32Array, effort: int) -> Float64Array:
+    """Of each query the share of the k returned that score at least the exact k-th best (ties count as
+    found).
+    """
     scores, _ = index._search(queries, k, None, effort)
     kth = exact[:, -1:]
-    return float((scores >= kth - 1e-6 * np.abs(kth)).mean())
+    shares: Float64Array = (scores >= kth - 1e-6 * np.abs(kth)).mean(1)
+    return shares
 
 
 def _scan(

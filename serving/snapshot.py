@@ -262,14 +262,15 @@ class Snapshot:
     def warm(self) -> None:
         """Touch what the first request would touch, and refuse a tower whose vectors do not fit its items."""
         for name, channel in self.channels.items():
-            queries = channel.tower.queries(one_moment("", self.watermark_ms, []))
+            queries = channel.tower.queries(one_moment("", self.watermark_ms, [("#1", self.watermark_ms)]))
             u_BVW = queries.vectors
             if len(u_BVW) != 1 or u_BVW.shape[2] != channel.items.dim or not np.isfinite(u_BVW).all():
                 raise SnapshotRefused(
                     f"{self.bundle}/{self.delta}: {name}: expected finite user vectors of width "
                     f"{channel.items.dim}, got shape {u_BVW.shape}, finite: {bool(np.isfinite(u_BVW).all())}"
                 )
-            retrieve(queries, channel.items, 10, [np.arange(min(1, len(channel.items.base)))])
+            _, places = retrieve(queries, channel.items, 10, [np.arange(min(1, len(channel.items.base)))])
+            channel.items.keys_of(places[places >= 0])
             channel.items.lookup(pa.array(["", "#1"], pa.string()))
         for neighbours in self.neighbours.values():
             neighbours.items.search(one_moment("", self.watermark_ms, [("#1", self.watermark_ms)]), 10)
