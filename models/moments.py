@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Int64Array
+from models.key_bytes import string_array
 
 History = Sequence[tuple[str, int]]
 """(item key, ts_ms), oldest first."""
@@ -120,26 +121,28 @@ def one_moment(
     context, user_attributes, lists = context or {}, user_attributes or {}, [history]
     if histories:
         lists += histories.values()
-    values = [user_id, *context.values(), *user_attributes.values()]
-    texts = [value if isinstance(value, str) else None for value in values]
-    texts += [key for one in lists for key, _ in one]
-    made = pa.array(np.array(texts, object), pa.string())  # one array of all, from objects: half the time
-    columns: list[pa.Array] = [
-        made.slice(place, 1) if value is None or isinstance(value, str) else pa.array([value])
-        for place, value in enumerate(values)
-    ]
-    begins = accumulate(map(len, lists), initial=len(values))
+    made = string_array([user_id, *[key for one in lists for key, _ in one]])  # one array of all
+    begins = accumulate(map(len, lists), initial=1)
     main, *further = [_one_list(made, begin, one) for begin, one in zip(begins, lists, strict=False)]
     return Moments(
-        user_id=columns[0],
+        user_id=made.slice(0, 1),
         ts_ms=np.array([ts_ms], np.int64),
         history_id=main.id,
         history_offsets=main.offsets,
         history_ts_ms=main.ts_ms,
-        context=dict(zip(context, columns[1:], strict=False)),
-        user_attributes=dict(zip(user_attributes, columns[1 + len(context) :], strict=True)),
+        context=_columns(context) if context else {},
+        user_attributes=_columns(user_attributes) if user_attributes else {},
         histories=dict(zip(histories, further, strict=True)) if histories else {},
     )
+
+
+def _columns(values: Mapping[str, Value]) -> dict[str, pa.Array]:
+    """Of one row each."""
+    texts = pa.array([value if isinstance(value, str) else None for value in values.values()], pa.string())
+    return {
+        name: texts.slice(place, 1) if value is None or isinstance(value, str) else pa.array([value])
+        for place, (name, value) in enumerate(values.items())
+    }
 
 
 def _one_list(keys: pa.Array, begin: int, entries: History) -> HistoryLists:

@@ -63,7 +63,10 @@ def precompile() -> None:
     IdTable.of_unique(keys.unique()).read_rows(keys, published, np.empty((_EVENTS, 4), np.float32))
     dense_layer(published[0], np.zeros((4, 4), np.float32), published[1], relu=True)
     add_products(published[0], np.zeros((4, 4), np.float32), published[1])
-    texts_at(*key_buffers(keys), np.arange(_EVENTS))
+    data, offsets = key_buffers(keys)
+    for of_bundle in (False, True):  # whose keys cannot be written
+        data.flags.writeable = not of_bundle
+        texts_at(data, offsets, np.arange(_EVENTS))
     codes = np.zeros((2, 1), np.int64)
     similar_means(codes, codes, published[:2], most=1)
     popularity = Popularity(3_600_000)

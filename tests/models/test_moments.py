@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.key_bytes import string_array
 from models.moments import HistoryLists, Moments, newest_places, one_moment
 
 NO_TIMES = np.empty(0, np.int64)
@@ -62,3 +63,8 @@ def test_newest_places_are_the_ends_of_the_lists(sizes: list[int], begin: int, m
     expected = [list(range(start, end))[-most:] if most else [] for start, end in pairwise(offsets.tolist())]
     assert [places[start:end].tolist() for start, end in pairwise(left.tolist())] == expected
     assert len(places) == left[-1]
+
+
+@given(st.lists(st.text(max_size=20)))
+def test_a_string_array_is_what_arrow_makes(texts):
+    assert string_array(texts).equals(pa.array(texts, pa.string()))

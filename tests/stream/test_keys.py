@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.keys import INT64_MAX, INT64_MIN, decode_id, encode_id
+from stream.keys import INT64_MAX, INT64_MIN, decode_id, decode_ids, encode_id
 
 texts = st.text(min_size=1, max_size=64).filter(lambda s: "\ud800" not in s)
 ids = st.one_of(
@@ -45,3 +45,11 @@ def test_other_types(wrong):
 def test_not_a_key_text(wrong):
     with pytest.raises(ValueError):
         decode_id(wrong)
+
+
+@given(st.lists(ids | st.sampled_from(["#1", "a\0#5", "2#3", "\0#7", "\0"]) | st.integers(-9, 9)))
+def test_many_ids_are_decoded_as_one(some):
+    numbers = [one for one in some if isinstance(one, int)]
+    for identifiers in (some, numbers):
+        decoded = decode_ids([encode_id(one) for one in identifiers])
+        assert [(type(one), one) for one in decoded] == [(type(one), one) for one in identifiers]
