@@ -85,7 +85,8 @@ class BaseIndex:
         if wanted == 0 or not len(u_BD):
             return _nothing(len(u_BD), k)
         scores, positions = self._search(u_BD, wanted, allowed, self.effort)
-        if self.kind != "exact" and positions[:, -1].min() < 0:
+        last = positions[:, -1].tolist()  # few: a minimum by NumPy takes longer
+        if self.kind != "exact" and min(last) < 0:
             # The graph or the probed lists ran out of allowed items; the exact scan never does.
             short = positions[:, -1] < 0
             scores[short], positions[short] = _scan(self.vectors, u_BD[short], wanted, allowed)

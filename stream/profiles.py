@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import redis
 from pydantic import BaseModel, ConfigDict, Field
 
 from stream.applied import AppliedMarks
