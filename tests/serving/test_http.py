@@ -347,3 +347,11 @@ def test_a_hanging_and_a_failing_channel_leave_the_answer_alone(tmp_path, monkey
         for name in ("popularity", "own_items")
     }
     assert dropped == {"popularity": 3.0, "own_items": 3.0}
+
+
+def test_other_methods_and_paths(ready):
+    wrong = ask(ready, "GET", "/v1/recall")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert ask(ready, "POST", "/v1/recall/", json={"user_id": 1}).status_code in (307, 404)
+    assert ask(ready, "POST", "/v1/nothing").status_code == 404
+    assert ask(ready, "HEAD", "/healthz").status_code == 200

@@ -7,10 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.moments import HistoryLists
+from serving.asking import ask
 from serving.channels.moment import moment_of
+from serving.config import ServingConfig
 from serving.errors import BadRequest, NotFound
+from serving.fusion_config import ChannelConfig
 from serving.profile import NO_PROFILE
-from serving.recall import recall
+from serving.recall import answer_of_one, answered, recall
 from serving.schema import RecallRequest
 from serving.similar import similar
 from tests.serving.world import HOUR, FakeProfiles, World
@@ -180,3 +183,33 @@ def test_an_item_counts_once_per_request_at_its_first_kind_of_the_model() -> Non
     }  # fmt: skip
     newest = SimpleNamespace(positives=("long_view", "like"), read_length=2, histories={})
     assert entries(moment_of(newest, "u", 9, history, {}, {}).history) == [("b", 5), ("b", 6)]
+
+
+@given(st.integers(1, 20), st.lists(st.integers(0, 59).map("i{}".format), max_size=5))
+def test_one_channels_ranking_is_the_answer_without_a_detour(served, k, exclude):
+    asking = ask(served, RecallRequest("u3", k, exclude=exclude), profile(CLICKS), 500)
+    assert asking.only == "m"
+    ranking = asking.sources["m"].candidates(asking.ask, asking.k)
+    assert answer_of_one(asking, ranking, "r") == answered(asking, "r")[0]
+
+
+@pytest.mark.parametrize("request_", [RecallRequest("u3", 5, explain=True), RecallRequest("nobody", 5)])
+def test_no_shortcut_where_more_than_one_ranking_counts(served, request_):
+    known = profile(CLICKS) if request_.explain else profile()
+    assert ask(served, request_, known, 500).only == ""
+
+
+def test_what_is_worked_out_for_a_scene_follows_what_it_came_from(served):
+    config = ServingConfig(channels={"editorial": ChannelConfig()})
+
+    def channels(lists, config=config):
+        return recall(
+            served, RecallRequest("u3", 4), profile(CLICKS), 500, "r", config=config, editorial=lists
+        )
+
+    first = channels({"": ["i1"]})
+    assert "editorial" in {item.channel for item in first.items}
+    later = channels({"": ["i2"]})
+    assert "i2" in {item.id for item in later.items if item.channel == "editorial"}
+    assert {item.channel for item in channels({"": ["i2"]}, ServingConfig()).items} == {"m"}
+    assert channels({"": ["i1"]}) == first
