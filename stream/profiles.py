@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stream.applied import AppliedMarks
 from stream.archive import Archive
-from stream.script_calls import script_calls
+from stream.script_calls import ScriptCalls
 from stream.seals import Positions, column
 from stream.seen import BloomSeen, ExactSeen, read_keys, read_sets
 from stream.seen_config import SeenConfig
@@ -250,7 +250,7 @@ class AsyncProfiles:
         """seen: the sets that are kept (stream/seen_store.py)."""
         self.config, self.seen = config or ProfileConfig(), dict(seen or {})
         self._url = url
-        self._read = script_calls(url, _READ)
+        self._read = ScriptCalls(url, _READ)
         ordered = sorted(self.seen.items(), key=lambda one: one[1].store == "bloom")
         self._sets = {asked: [one for one in ordered if asked or one[1].always] for asked in (False, True)}
 
