@@ -37,7 +37,7 @@ def blend_features(scores_CN: Float32Array) -> Float32Array:
             continue
         scores[~known] = scores[known].min()
         deviation = scores.std()
-        if deviation <= 1e-12 * max(1.0, float(np.abs(scores).max())):
+        if deviation <= 1e-12 * float(np.abs(scores).max()):  # of its own scale, however small
             continue
         features[channel] = np.clip((scores - scores.mean()) / deviation, _LOWEST, _HIGHEST)
         rank = np.empty(n, np.int64)
