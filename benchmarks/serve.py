@@ -26,17 +26,18 @@ PEER = "hand-written ASGI app"
 def served(
     items: int, users: int, graph_from: int, requests: int, recalled: int, rounds: int
 ) -> list[Result]:
-    """Top 100 at 8 connections, the server on one core and the load on the other: recall of the answers, the
-    rate beside a hand-written app, and how even the latency is.
+    """Top 100 at 8 connections, the server on one core, load, store and broker on the other: recall of the
+    answers, the rate beside a hand-written app, and how even the latency is.
     """
     made = published(items, users, graph_from)
     with tempfile.TemporaryDirectory() as name, serving(Path(name), made) as (system, bundle):
         opened = system.registry.open_bundle(bundle, verify=False)
         recall = _recall(system, opened, made, recalled)
         with Worker("benchmarks.load") as load, hand_written(Path(name), opened, made) as peer:
-            pinned(system.pid, 0)
-            pinned(peer.pid, 0)
-            pinned(load.pid, 1)
+            for pid in (system.pid, peer.pid):
+                pinned(pid, 0)
+            for pid in (load.pid, *system.services):
+                pinned(pid, 1)
             latency_ms: list[float] = []
 
             def ours() -> float:

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,8 @@ class System:
     server: ChildProcess | None = None
     empty_bytes: int = 0
     """Resident memory of the server before it had anything to serve."""
+    services: Sequence[int] = ()
+    """Process ids of broker and store."""
 
     @property
     def registry(self) -> Registry:
@@ -139,9 +141,10 @@ def running(folder: Path) -> Iterator[System]:
     """Broker and store in `folder`; whoever is started is stopped by its id."""
     with contextlib.ExitStack() as stack:
         config = Config(data_dir=folder, embedded=EmbeddedConfig(broker_port=0, store_port=0))
-        config, _ = start_embedded(config, stack)
+        config, embedded = start_embedded(config, stack)
         require_services(config)
-        system = System(config, f"http://127.0.0.1:{free_port()}")
+        pids = [service.pid for service in embedded if service.pid is not None]
+        system = System(config, f"http://127.0.0.1:{free_port()}", services=pids)
         try:
             yield system
         finally:
