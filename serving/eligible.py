@@ -105,6 +105,15 @@ def eligible(snapshot: Snapshot, rules: Sequence[AttributeRules]) -> Eligible:
     return held[1]
 
 
+def forget(snapshot: Snapshot) -> None:
+    """Let go of what was remembered, which refers back to the snapshot: the memory of a version must not wait
+    for the collector of cycles. Who still reads it works things out anew.
+    """
+    for _, items in snapshot.eligible.values():
+        items.plans.clear()
+    snapshot.eligible.clear()
+
+
 def _read_ahead(snapshot: Snapshot) -> None:
     """Find the entry of every item of an index now: a request whose caps mask some must not wait for it."""
     if snapshot.attributes.columns:

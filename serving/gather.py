@@ -89,6 +89,7 @@ class _Lane:
             call.make()
             self.began_s = None
             self._made.append(call)
+            del call  # while it waits for the next one, a lane keeps no snapshot alive
             if not self._told:  # else the event loop has yet to look, and will find this one too
                 self._told = True
                 with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from models.registry import DeltaRef, MissingDelta, Registry
 from serving.attributes import ItemAttributes
 from serving.channels.of_snapshot import sources_of
 from serving.config import ServingConfig
-from serving.eligible import eligible
+from serving.eligible import eligible, forget
 from serving.errors import SnapshotRefused
 from serving.fresh import CatalogueReader
 from serving.live_counts import LiveCounts
@@ -68,6 +69,7 @@ class Swapper:
         self.catalogue = catalogue
         self.attributes = ItemAttributes.named(config.attributes)
         self.last_refusal = ""
+        self._left: list[weakref.ref[Snapshot]] = []
         self._refused: tuple[str, int] | None = None
         self._retry_at_s = 0.0
 
@@ -84,6 +86,7 @@ class Swapper:
         """Look at the pointer once; True when a new version was swapped in. Never raises for a bad
         version.
         """
+        self._forget_left()
         try:
             pointer = self.pointer.get()
         except (ValueError, OSError) as error:
@@ -104,7 +107,7 @@ class Swapper:
         ) as error:  # whatever is wrong with a version, the watcher lives on and the old one serves
             self._refuse(pointer, error)
             return False
-        self.served.snapshot = self._with_catalogue(snapshot)
+        self._serve(self._with_catalogue(snapshot))
         self._refused, self.last_refusal = None, ""
         self._count(snapshot, current, time.perf_counter() - began)
         return True
@@ -114,8 +117,20 @@ class Swapper:
         current = self.served.snapshot
         if current is None:
             return False
-        self.served.snapshot = self._with_catalogue(current)
+        self._serve(self._with_catalogue(current))
         return self.served.snapshot is not current
+
+    def _forget_left(self) -> None:
+        """Once more: the requests that still read a version then may have left something again."""
+        while self._left:
+            if snapshot := self._left.pop()():
+                forget(snapshot)
+
+    def _serve(self, snapshot: Snapshot) -> None:
+        before, self.served.snapshot = self.served.snapshot, snapshot
+        if before is not None and before is not snapshot:
+            forget(before)
+            self._left.append(weakref.ref(before))
 
     def _with_catalogue(self, snapshot: Snapshot) -> Snapshot:
         """A catalogue that cannot be read, or an item that cannot be encoded, holds up no version."""

@@ -1,3 +1,4 @@
+import asyncio
 import gc
 import threading
 import time
@@ -230,6 +231,26 @@ def test_old_snapshots_are_released(world):
     world.serve(world.bundle(1, watermark_ms=2 * HOUR), watermark_ms=2 * HOUR)
     gc.collect()
     assert index() is None
+
+
+def test_a_version_is_freed_without_the_collector_once_its_requests_are_answered(world):
+    """What is kept for requests refers back to the snapshot; a whole version must not wait for that cycle."""
+    world.serve(world.bundle())
+    gc.collect()
+    gc.disable()
+    try:
+        for hour in (2, 3):
+            asyncio.run(recalled(world))
+            index = weakref.ref(world.snapshot.channels["m"].items.base)
+            world.serve(world.bundle(hour, watermark_ms=hour * HOUR), watermark_ms=hour * HOUR)
+            assert index() is None
+    finally:
+        gc.enable()
+
+
+async def recalled(world):
+    async with world.client() as client:
+        assert (await client.post("/v1/recall", json={"user_id": 1, "k": 5})).status_code == 200
 
 
 def test_broken_pointer_file_keeps_the_old(world):
