@@ -116,7 +116,7 @@ GROUPS = {
         "hard negatives", "training", "inputs", "popularity", "history", "features",
     ),
     COMPLETEJOURNEY: (
-        "models", "claims", "fused", "intervals", "logq", "samplers", "hard negatives", "inputs",
+        "models", "claims", "fused", "prerank", "intervals", "logq", "samplers", "hard negatives", "inputs",
         "popularity", "own items",
     ),
 }  # fmt: skip
