@@ -49,7 +49,6 @@ def youtube_dnn(name: str, items: int, samples: int, peer_samples: int, rounds: 
     The peer sees the first peer_samples of the same samples, for it takes that much longer; 0 leaves it and
     its environment out. Raises FileNotFoundError where that environment is missing.
     """
-    torch.set_num_threads(THREADS)
     given = data.Histories.drawn(samples, items)
     learner, drawn = _prepared(YOUTUBE_DNN, given)
     config = learner.config
@@ -75,46 +74,45 @@ def youtube_dnn(name: str, items: int, samples: int, peer_samples: int, rounds: 
 
 def two_tower(items: int, samples: int, rounds: int) -> list[Result]:
     """One pass of the two-tower model over items rows, one thread."""
-    torch.set_num_threads(THREADS)
     given = data.Histories.drawn(samples, items)
     learner, drawn = _prepared(TWO_TOWER, given)
-    config = learner.config
-    peer = SparseTorch(items + 1, config.hidden, item_tower=True, tau=config.tau, dense=True)
-    ideal = Roofline(items + 1, config.hidden, item_tower=True, dense=True)
-    ours, theirs, limit = rates(
-        samples,
-        lambda: [learner.train_full(drawn)],
-        _epoch(peer, given, config, config.batch_size),
-        _epoch(ideal, given, config, config.batch_size),
-        rounds=rounds,
-    )
-    params = _params(config) | {"batch": config.batch_size, "limit": LIMIT}
-    name = "train.two_tower.1m"
-    return [Result(name, ours, "samples/s", plain.NAME, theirs, limit, params, given.sha256)]
+    batch = learner.config.batch_size
+    ours, *others = _beside_torch(given, learner.config, batch, lambda: [learner.train_full(drawn)], rounds)
+    params = _params(learner.config) | {"batch": batch, "limit": LIMIT}
+    return [Result("train.two_tower.1m", ours, "samples/s", plain.NAME, *others, params, given.sha256)]
 
 
 def incremental(items: int, samples: int, rounds: int) -> list[Result]:
     """The hourly step as it runs: histories read, negatives drawn, item rows moved, dense layers frozen."""
-    torch.set_num_threads(THREADS)
     given = data.Histories.drawn(samples, items)
     learner, drawn = _prepared(HOURLY, given)
-    config = learner.config
-    peer = SparseTorch(items + 1, config.hidden, item_tower=False, tau=config.tau, dense=False)
-    ideal = Roofline(items + 1, config.hidden, item_tower=False, dense=False)
-    ours, theirs, limit = rates(
-        samples,
-        lambda: [learner.train_incremental(drawn)],
-        _epoch(peer, given, config, config.batch_size_incremental),
-        _epoch(ideal, given, config, config.batch_size_incremental),
-        rounds=rounds,
+    batch = learner.config.batch_size_incremental
+    ours, *others = _beside_torch(
+        given, learner.config, batch, lambda: [learner.train_incremental(drawn)], rounds, dense=False
     )
-    params = _params(config) | {"batch": config.batch_size_incremental, "dense": "frozen", "limit": LIMIT}
-    name = "update.incremental"
-    return [Result(name, ours, "events/s", plain.NAME, theirs, limit, params, given.sha256)]
+    params = _params(learner.config) | {"batch": batch, "dense": "frozen", "limit": LIMIT}
+    return [Result("update.incremental", ours, "events/s", plain.NAME, *others, params, given.sha256)]
+
+
+def _beside_torch(
+    given: data.Histories,
+    config: ModelConfig,
+    batch: int,
+    ours: Callable[[], object],
+    rounds: int,
+    dense: bool = True,
+) -> list[float]:
+    """Samples a second of ours, of plain torch, and of the limit, one thread. dense: whether layers learn."""
+    rows, towers = given.items + 1, config.has_item_tower
+    peer = SparseTorch(rows, config.hidden, item_tower=towers, tau=config.tau, dense=dense)
+    ideal = Roofline(rows, config.hidden, item_tower=towers, dense=dense)
+    others = (_epoch(model, given, config, batch) for model in (peer, ideal))
+    return rates(len(given.target), ours, *others, rounds=rounds)
 
 
 def _prepared(config: ModelConfig, given: data.Histories) -> tuple[Learner, Samples]:
     """A model that has seen every item and every history, and the samples of what comes next."""
+    torch.set_num_threads(THREADS)
     learner, catalogue = Learner.fresh(config), CatalogueColumns()
     learner.observe(given.past, catalogue)
     return learner, learner.prepare(given.following, catalogue)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from models.arrays import Float32Array
 from models.blend import Blend
@@ -196,7 +197,8 @@ def ask(
         for entry in reversed(profile.history)
     )
     popular = live.popular.of(request.context) if live.popular else []
-    plan = _plan(items, config, lists, live, popular[0] if popular else None, named, cold)
+    of = _PlanOf(config, lists, live.popular, live.counts, popular[0] if popular else None)
+    plan = _plan(items, of, named, cold)
     explore = None
     if profile is not NO_PROFILE and _is_new(profile, ts_ms, config.exploration.below_events):
         fresh = items.snapshot.fresh
@@ -243,42 +245,35 @@ class Plan:
     capped: bool
 
 
-def _plan(
-    items: Eligible,
-    config: ServingConfig,
-    lists: Lists,
-    live: Live,
-    popular: PopularItems | None,
-    named: str,
-    cold: bool,
-) -> Plan:
+class _PlanOf(NamedTuple):
+    """What a plan is made of, beside the items; each is replaced when it changes."""
+
+    config: ServingConfig
+    lists: Lists
+    now: PopularNow | None
+    counts: LiveCounts | None
+    popular: PopularItems | None
+
+
+def _plan(items: Eligible, of: _PlanOf, named: str, cold: bool) -> Plan:
     """Made once for what it is made of, then remembered with the items."""
-    of = (config, lists, live.popular, live.counts, popular)
-    name = (named if named in config.scenes else "", cold)  # of what a client names, nothing is kept
+    name = (named if named in of.config.scenes else "", cold)  # of what a client names, nothing is kept
     held = items.plans.get(name)
     if held is None or any(one is not other for one, other in zip(held[0], of, strict=True)):
-        held = items.plans[name] = (of, _made_plan(items, config, lists, live, popular, name[0], cold))
+        held = items.plans[name] = (of, _made_plan(items, of, name[0], cold))
     plan: Plan = held[1]
     return plan
 
 
-def _made_plan(
-    items: Eligible,
-    config: ServingConfig,
-    lists: Lists,
-    live: Live,
-    popular: PopularItems | None,
-    named: str,
-    cold: bool,
-) -> Plan:
-    snapshot = items.snapshot
+def _made_plan(items: Eligible, of: _PlanOf, named: str, cold: bool) -> Plan:
+    snapshot, config = items.snapshot, of.config
     scene = config.scenes.get(named, _NO_SCENE)
     fusion = scene.fusion or config.fusion
-    channels = {**_for_newcomers(snapshot, fusion, live.popular), **config.channels, **scene.channels}
-    sources = _chosen(snapshot, sources_of(items, config, lists, popular), channels, cold)
+    channels = {**_for_newcomers(snapshot, fusion, of.now), **config.channels, **scene.channels}
+    sources = _chosen(snapshot, sources_of(items, config, of.lists, of.popular), channels, cold)
     given = {name: channels[name].timeout_ms if name in channels else None for name in (*sources, EXPLORE)}
     blends = blend_of(snapshot, fusion, sources) is not None
-    stages, missing = _stages(snapshot, config, blends, live.counts)
+    stages, missing = _stages(snapshot, config, blends, of.counts)
     most = config.caps_in(named)
     deep = blends or fusion.method in ("rrf", "weighted")
     return Plan(
