@@ -22,6 +22,7 @@ DAY_MS = 86_400_000
 Kind = Literal["two_tower", "youtube_dnn", "dssm", "ebr", "mind", "fm", "sequence"]
 Loss = Literal["softmax", "nce", "pointwise", "pairwise_hinge", "pairwise_logistic", "listwise"]
 NegativeSource = Literal["in_batch", "unigram", "uniform", "log_uniform", "learned_unigram"]
+Precision = Literal["auto", "float32", "bfloat16"]
 HardNegativeSource = Literal["online", "offline", "rejects"]
 
 # What differs by kind: measured (docs/models.md), or the published form of the model (spec in its module).
@@ -99,6 +100,11 @@ class ModelConfig(BaseModel):
     own_negatives: int = Field(default=8, ge=1, description="Own items per row among the negatives.")
     batch_size: int = Field(default=1024, ge=1, description="Samples per step of a full training.")
     batch_size_incremental: int = Field(default=256, ge=1, description="Samples per incremental step.")
+    precision: Precision = Field(
+        default="auto",
+        description="Matrix products of training steps: bfloat16 is several times as fast as float32 on a "
+        "processor that has instructions for it, where auto takes it.",
+    )
     loss: Loss = Field(default="softmax", description="Training mode (A7).")
     negative_source: NegativeSource = Field(
         default="unigram", description="Where a full training draws its easy negatives."

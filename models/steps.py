@@ -33,6 +33,7 @@ from models.losses import (
 from models.model_config import DAY_MS, ModelConfig
 from models.own_items import OwnItems, own_features
 from models.popularity_dims import PopularityDims
+from models.products import in_bfloat16, similarities
 from models.samplers import uniform_by_key
 from models.samples import Samples
 from models.tables import Tables
@@ -83,6 +84,7 @@ class Stepper:
 
     def __init__(self, parts: ModelParts) -> None:
         self._parts = parts
+        self._half = in_bfloat16(parts.config.precision)
 
     def step(
         self, batch: Samples, positions: Int64Array | slice, plan: StepPlan, number: int
@@ -308,7 +310,7 @@ class Stepper:
         u_BD = u_BD / unit
         v_BnD, v_KD = candidates.vectors(v_UD, alone)
         of_alone = torch.linalg.vecdot(u_BD[:, None], v_BnD)
-        of_shared = u_BD @ v_KD.T
+        of_shared = similarities(u_BD, v_KD) if self._half else u_BD @ v_KD.T
         if candidates.own is not None:
             of_alone = torch.where(is_own, head.own_similarity * of_alone, of_alone)
             of_alone = of_alone + logit * self._own_scores(candidates.own, own_places)

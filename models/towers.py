@@ -6,10 +6,10 @@ B batch, V vectors per user, D width of the similarity, E width of ID rows, L hi
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from torch.nn.functional import linear, normalize
 
 from models.arrays import BoolArray, Int32Array
 from models.cross_network import CrossNetwork
-from models.model_config import ModelConfig
+from models.model_config import ModelConfig, Precision
+from models.products import half_linear, in_bfloat16
 
 SHORTEST = 0.05
 """Shorter vectors are divided by this instead of by their length: the gradient of a near-zero vector has no
@@ -168,6 +169,7 @@ class Tower(nn.Module):
     item vector the item's row. (Further histories may be of items that were skipped: they start at zero.)
     Where E is not D, all towers start with the same orthonormal map between the two.
     blank: that many of the first inputs are zero in every row, and no work is done for them.
+    precision: of the layers' products in training steps; vectors that are published are float32 throughout.
     """
 
     def __init__(
@@ -180,9 +182,11 @@ class Tower(nn.Module):
         summed: int | None = None,
         cross_layers: int = 0,
         blank: int = 0,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         self.blank = blank
+        self._half = in_bfloat16(precision)
         widths = [parts * id_dim + side, *hidden]
         layers: list[nn.Module] = []
         for width, following in pairwise(widths):
@@ -205,11 +209,13 @@ class Tower(nn.Module):
     def forward(self, id_inputs: Tensor, side: Tensor) -> Tensor:
         """[B, out] from id inputs [B, parts * E] and side inputs [B, S]."""
         known = id_inputs[:, self.blank :]
-        first, *others = cast(Iterable[nn.Linear], self.layers)
-        vector = linear(torch.cat([known, side], dim=1), first.weight[:, self.blank :], first.bias)
+        product = half_linear if self._half and torch.is_grad_enabled() else linear
+        first, *others = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        vector = product(torch.cat([known, side], dim=1), first.weight[:, self.blank :], first.bias)
         for layer in others:
-            vector = layer(vector)
-        vector = vector + linear(known, self.around.weight[:, self.blank :])
+            vector = product(torch.relu_(vector), layer.weight, layer.bias)
+        around = product(known, self.around.weight[:, self.blank :])
+        vector = vector.to(known.dtype) + around.to(known.dtype)
         return vector if self.crossed is None else vector + self.crossed(torch.cat([id_inputs, side], dim=1))
 
 
@@ -220,12 +226,25 @@ def user_tower(config: ModelConfig, side: SideWidth, views: int = 1, cross_layer
     parts = 1 + views + len(config.histories)
     width = 1 + side.total
     blank = 0 if config.user_row else config.id_dim
-    return Tower(parts, config.id_dim, width, config.hidden, config.dim, 1 + views, cross_layers, blank)
+    return Tower(
+        parts,
+        config.id_dim,
+        width,
+        config.hidden,
+        config.dim,
+        1 + views,
+        cross_layers,
+        blank,
+        config.precision,
+    )
 
 
 def item_tower(config: ModelConfig, side: SideWidth, cross_layers: int = 0) -> Tower:
     """Over the item row and ItemInputs.side()."""
-    return Tower(1, config.id_dim, side.total, config.hidden, config.dim, cross_layers=cross_layers)
+    return Tower(
+        1, config.id_dim, side.total, config.hidden, config.dim,
+        cross_layers=cross_layers, precision=config.precision,
+    )  # fmt: skip
 
 
 def _orthonormal(id_dim: int, out: int) -> Tensor:

@@ -113,7 +113,7 @@ NO_COUNTS: Mapping[str, Any] = {"every_model.popularity": []}
 GROUPS = {
     MOVIETWEETINGS: (
         "models", "claims", "fused", "prerank", "hourly steps", "intervals", "logq", "samplers", "losses",
-        "hard negatives", "training", "inputs", "popularity", "history", "features",
+        "hard negatives", "training", "precision", "inputs", "popularity", "history", "features",
     ),
     COMPLETEJOURNEY: (
         "models", "claims", "fused", "prerank", "intervals", "logq", "samplers", "hard negatives", "inputs",
@@ -148,6 +148,7 @@ def _all(data: str) -> tuple[Experiment, ...]:
         *_intervals(data),
         *_hourly_steps(data),
         *_training(data),
+        *_precision(data),
         *_inputs(data),
     )
 
@@ -280,6 +281,17 @@ def _training(data: str) -> tuple[Experiment, ...]:
             "models/two_tower",
         ),
     )
+
+
+def _precision(data: str) -> tuple[Experiment, ...]:
+    """Matrix products of training steps in float32 and in bfloat16, whatever this processor has."""
+    found = []
+    for model in ("two_tower", "youtube_dnn"):
+        exact = _variant(f"precision/{model}, float32", data, {"precision": "float32"}, model=model)
+        change = {"precision": "bfloat16"}
+        half = _variant(f"precision/{model}, bfloat16", data, change, exact.name, model)
+        found += [replace(one, seeds=SEEDS) for one in (exact, half)]
+    return tuple(found)
 
 
 def _inputs(data: str) -> tuple[Experiment, ...]:

@@ -38,6 +38,7 @@ def config_of(kind, **fields):
         "history_length": LENGTH,
         "dropout": 0.0,
         "seed": 3,
+        "precision": "float32",
     }
     return ModelConfig(kind=kind, **{**given, **fields})
 

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from models.learner import Learner
+from models.products import half_linear, in_bfloat16, similarities
+from models.towers import Tower
+from tests.models.learning_data import FEW, catalogue, config, contents, events
+
+ROUNDING = 2.0**-8
+"""A product that is rounded to bfloat16 once is off by half of this at most, relative to itself."""
+
+
+def half(values):
+    """The values as bfloat16 holds them: float32 with the lower 16 bits rounded away, to even."""
+    bits = np.asarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def drawn(*shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator).requires_grad_(True) for shape in shapes]
+
+
+def test_products_are_those_of_rounded_factors_rounded_once():
+    x, weight, bias = drawn((17, 65), (32, 65), (32,))
+    product = half_linear(x, weight, bias)
+    expected = half(x.detach()) @ half(weight.detach()).T + half(bias.detach())
+    assert product.dtype == torch.bfloat16
+    scale = np.abs(half(x.detach())) @ np.abs(half(weight.detach())).T
+    error = np.abs(product.detach().double().numpy() - expected)
+    assert (error <= ROUNDING * np.abs(expected) + 1e-6 * scale).all()
+
+
+def test_gradients_of_a_product_are_products_of_rounded_factors():
+    x, weight, bias = drawn((17, 65), (32, 65), (32,))
+    (upstream,) = drawn((17, 32), seed=1)
+    half_linear(x, weight, bias).backward(upstream.detach().bfloat16())
+    g, x_, w = half(upstream.detach()), half(x.detach()), half(weight.detach())
+    for found, expected in ((x.grad, g @ w), (weight.grad, g.T @ x_), (bias.grad, g.sum(0))):
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found.double(), expected, rtol=ROUNDING, atol=1e-5)
+
+
+def test_similarities_are_float32_with_gradients_in_bfloat16():
+    u, v = drawn((9, 64), (33, 64))
+    (upstream,) = drawn((9, 33), seed=1)
+    scores = similarities(u, v)
+    assert torch.equal(scores, u @ v.T)
+    scores.backward(upstream.detach())
+    g = half(upstream.detach())
+    np.testing.assert_allclose(u.grad.double(), g @ half(v.detach()), rtol=ROUNDING, atol=1e-5)
+    np.testing.assert_allclose(v.grad.double(), g.T @ half(u.detach()), rtol=ROUNDING, atol=1e-5)
+
+
+def test_what_is_frozen_gets_no_gradient():
+    x, weight, bias = drawn((4, 8), (5, 8), (5,))
+    weight.requires_grad_(False)
+    bias.requires_grad_(False)
+    half_linear(x, weight, bias).float().sum().backward()
+    assert x.grad is not None
+    assert weight.grad is None
+    assert bias.grad is None
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_vectors_outside_a_step_are_float32(precision):
+    torch.manual_seed(1)
+    tower = Tower(2, 8, 3, (16, 16), 8, precision=precision)
+    for parameter in tower.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    ids, side = (value.detach() for value in drawn((6, 16), (6, 3)))
+    with torch.no_grad():
+        published = tower(ids, side)
+    joined = torch.cat([ids, side], 1)
+    first, second, last = (layer for layer in tower.layers if isinstance(layer, torch.nn.Linear))
+    expected = last(second(first(joined).relu()).relu()) + tower.around(ids)
+    torch.testing.assert_close(published, expected.detach(), rtol=1e-5, atol=1e-6)
+    in_a_step = tower(ids, side)
+    assert in_a_step.dtype == torch.float32
+    exact = torch.allclose(in_a_step, published, rtol=1e-5, atol=1e-6)
+    assert exact == (precision == "float32")
+    torch.testing.assert_close(in_a_step, published, rtol=0.02, atol=0.02 * float(published.abs().max()))
+
+
+def test_auto_goes_by_the_instructions_of_the_processor(monkeypatch):
+    for avx, amx, expected in ((True, False, True), (False, True, True), (False, False, False)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        assert in_bfloat16("auto") == expected
+        assert in_bfloat16("bfloat16")
+        assert not in_bfloat16("float32")
+
+
+def test_a_model_learns_the_same_in_both_and_is_kept_in_float32():
+    kept, losses = [], []
+    for precision in ("float32", "bfloat16"):
+        learner = Learner.fresh(config("two_tower", precision=precision), FEW)
+        samples = learner.prepare(events(), catalogue())
+        losses.append([learner.train_full(samples) for _ in range(4)])
+        kept.append(contents(learner))
+    exact, rounded = kept
+    assert {name: value[:2] for name, value in exact.items()} == {
+        name: value[:2] for name, value in rounded.items()
+    }
+    assert exact != rounded
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.01)
+    assert losses[1][-1] < 0.9 * losses[1][0]
