@@ -17,6 +17,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, T
 from kafka.errors import KafkaError
 
 from stream.errors import StreamError
+from stream.record_batches import Record, read_batches
 from stream.topics import KafkaConfig, Topics, TopicState, connect
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Chunk(NamedTuple):
     topic: str
     topic_id: str
     partition: int
-    records: Sequence[Any]
+    records: Sequence[Record]
     bytes: int
 
 
@@ -63,7 +64,7 @@ class Reader:
         self._verified_at = clock()
         self._verifier = Topics(kafka)
         self._topics = Topics(kafka)
-        self._consumer = self._connect()
+        self._consumer, self._has_read = self._connect(), False
         self._thread = threading.Thread(target=self._run, name="poll " + ",".join(topics), daemon=True)
         self._thread.start()
 
@@ -216,7 +217,7 @@ class Reader:
             self._consumer.commit_async(commits)
 
     def _connect(self) -> Any:
-        return connect(
+        consumer = connect(
             KafkaConsumer,
             self._kafka,
             group_id=self._kafka.group_id,
@@ -228,12 +229,16 @@ class Reader:
             fetch_max_wait_ms=100,
             max_partition_fetch_bytes=4 * 1_048_576,
         )
+        read_batches(consumer)
+        return consumer
 
     def _assign(self) -> bool:
         """Assign every partition of the present incarnations, or join the group."""
         states = self._topics.ensure(self._names)
-        self._consumer.close(autocommit=False)
-        self._consumer = self._connect()  # a client that saw another incarnation keeps stale metadata
+        if self._has_read:  # a client that saw another incarnation keeps stale metadata
+            self._consumer.close(autocommit=False)
+            self._consumer = self._connect()
+        self._has_read = True
         if self._kafka.assignment == "group":
             with self._changed:
                 self._states = {name: TopicState(state.topic_id, ()) for name, state in states.items()}
@@ -280,7 +285,7 @@ class Reader:
         self._commit(final=True)
 
 
-def _bytes_of(records: Sequence[Any]) -> int:
+def _bytes_of(records: Sequence[Record]) -> int:
     return sum([len(record.value or b"") for record in records])
 
 

@@ -383,7 +383,7 @@ def test_members_of_a_group_share_the_partitions(kafka, tmp_path, eventually):
 def test_a_broker_that_flickers_while_partitions_are_assigned_is_waited_out(
     kafka, tmp_path, eventually, monkeypatch
 ):
-    connect, calls = Reader._connect, []
+    connect, seek, calls, seeks = Reader._connect, Reader._seek, [], []
 
     def flicker(reader):
         calls.append(None)
@@ -391,7 +391,14 @@ def test_a_broker_that_flickers_while_partitions_are_assigned_is_waited_out(
             raise Unreachable("kafka.bootstrap", kafka.bootstrap)
         return connect(reader)
 
+    def first_lost(reader, places, states):
+        seeks.append(None)
+        if len(seeks) == 1:
+            raise Unreachable("kafka.bootstrap", kafka.bootstrap)
+        seek(reader, places, states)
+
     monkeypatch.setattr(Reader, "_connect", flicker)
+    monkeypatch.setattr(Reader, "_seek", first_lost)
     with running(kafka, tmp_path) as intake, EventProducer(kafka) as producer:
         producer.send([event(0)])
         producer.flush()
