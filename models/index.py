@@ -294,7 +294,7 @@ def _stored(flat: Any, shape: tuple[int, ...]) -> Float32Array:
 def _tune(index: BaseIndex, queries: Float32Array, config: IndexConfig) -> tuple[int, float]:
     """The smallest effort that reaches the recall target, and the recall measured with it.
 
-    It has to be reached by a standard error more: other users are asked for than those it is tuned on.
+    It has to be reached by two standard errors more: other users are asked for than those it is tuned on.
     """
     k = min(config.recall_at, len(index))
     exact, _ = _scan(index.vectors, queries, k, None)
@@ -306,7 +306,7 @@ def _tune(index: BaseIndex, queries: Float32Array, config: IndexConfig) -> tuple
             continue  # an efSearch below k is raised to k
         found = _found(index, queries, k, exact, effort)
         recall = float(found.mean())
-        if recall - float(found.std()) / np.sqrt(len(found)) >= config.recall_target:
+        if recall - 2 * float(found.std()) / np.sqrt(len(found)) >= config.recall_target:
             break
     return effort, recall
 
