@@ -44,3 +44,22 @@ def _load_word(typing: Any, data: Any, at: Any) -> tuple[Any, Callable[..., Any]
 
 load_word = cast(Callable[[UInt8Array, Index], np.uint64], intrinsic(_load_word))
 """data[at:at + 8] of uint8[n] in one read, the lowest byte first; unchecked, for compiled code only."""
+
+
+def _prefetch(typing: Any, data: Any, at: Any) -> tuple[Any, Callable[..., Any]]:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        byte = ir.IntType(8).as_pointer()
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte)
+        number = ir.IntType(32)
+        wanted = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        )
+        builder.call(wanted, [place, number(0), number(3), number(1)])  # to read, for all caches, of data
+        return context.get_dummy_value()
+
+    return types.void(data, types.int64), code
+
+
+prefetch = cast(Callable[[Any, Index], None], intrinsic(_prefetch))
+"""Begin to fetch the cache line of a contiguous array's element `at` (flat); any `at` is harmless."""

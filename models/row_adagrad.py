@@ -8,7 +8,12 @@ is written out per read, and every row of the table is fetched once.
 import numpy as np
 
 from models.arrays import Float32Array, Index, Int32Array, Int64Array
-from models.native import compiled, compiled_sums
+from models.native import compiled, compiled_sums, prefetch
+
+_AHEAD = 8
+"""Rows lie all over the memory: they are asked for so many rows ahead."""
+_LINE = 16
+"""Floats of a line of the cache."""
 
 
 @compiled
@@ -53,6 +58,11 @@ def _moved(
     width = weights.shape[1]
     summed = np.empty(width, np.float32)
     for number in range(len(first)):
+        if number + _AHEAD < len(first):
+            coming = rows[first[number + _AHEAD]]
+            prefetch(momentum, coming)
+            for column in range(0, width, _LINE):
+                prefetch(weights, coming * width + column)
         at = first[number]
         row = rows[at]
         summed[:] = np.float32(0)
