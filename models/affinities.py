@@ -24,7 +24,7 @@ from models.arrays import Float16Array, Float32Array, Int32Array, Int64Array, Te
 from models.artifact import pack_keys, unpack_keys
 from models.feature_config import FeatureConfig
 from models.features import FeatureColumns
-from models.id_table import IdTable
+from models.frozen_ids import FrozenIds
 from models.key_bytes import hash_keys
 from models.moments import Moments
 from models.request_columns import columns_of_moments
@@ -209,8 +209,8 @@ class Affinities:
         return cls(Sides.of_stored(tensors[prefix + "features"]), segments, items, lifts, categories)
 
     @cached_property
-    def _ids(self) -> IdTable:
-        return IdTable.of_unique(self.items)
+    def _ids(self) -> FrozenIds:
+        return FrozenIds.of_unique(self.items)
 
     @cached_property
     def _rows(self) -> dict[str, int]:

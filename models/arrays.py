@@ -12,6 +12,7 @@ Int32Array: TypeAlias = npt.NDArray[np.int32]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
+UInt32Array: TypeAlias = npt.NDArray[np.uint32]
 Index: TypeAlias = int | np.signedinteger[Any]
 """A whole number in compiled code."""
 Tensors: TypeAlias = dict[str, npt.NDArray[Any]]

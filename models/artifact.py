@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.hashed_file import HashedFile
-from models.tensor_file import Array, TensorFileError, read_tensors, write_tensors
+from models.tensor_file import Array, TensorFileError, map_tensor, read_tensors, write_tensors
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
@@ -91,11 +91,19 @@ class Artifact:
             raise ArtifactError(self.root / name, "a file of the manifest", f"only {', '.join(self.names())}")
         return self.root / name
 
-    def tensors(self, name: str) -> dict[str, Array]:
-        """The arrays of one safetensors file, read-only."""
+    def tensors(self, name: str, only: Container[str] | None = None) -> dict[str, Array]:
+        """The arrays of one safetensors file, or those named in `only`, read-only."""
         path = self.path(name)
         try:
-            return read_tensors(path)
+            return read_tensors(path, only)
+        except (OSError, TensorFileError) as error:
+            raise ArtifactError(path, "a safetensors file", str(error)) from error
+
+    def mapped(self, name: str, tensor: str) -> Array:
+        """One array of a safetensors file, read-only, in memory only where it was read."""
+        path = self.path(name)
+        try:
+            return map_tensor(path, tensor)
         except (OSError, TensorFileError) as error:
             raise ArtifactError(path, "a safetensors file", str(error)) from error
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from models import id_table_kernels as kernels
-from models.arrays import Float32Array, Int32Array, Int64Array, Tensors, UInt8Array
+from models.arrays import Int32Array, Int64Array, Tensors, UInt8Array
 from models.key_bytes import key_buffers, keys_from_buffers
 
 _DAY_MS = 86_400_000
@@ -90,27 +90,6 @@ class IdTable:
         entries = np.empty(len(offsets) - 1, np.int64)
         kernels.lookup(data, offsets, self._slots, self._arena, self._key_start, self._key_length, entries)
         return entries
-
-    def read_rows(self, keys: pa.Array, weights: Float32Array, values: Float32Array) -> None:
-        """values[i] = weights[row of key i], float32[N, E] and float32[rows, E]; a key without a row leaves
-        its own as it is. One call for what lookup(), rows() and indexing do. Never mutates the table.
-
-        Raises ValueError for weights with fewer rows than the table has given.
-        """
-        if len(weights) < self._next_row:
-            raise ValueError(f"read_rows: expected at least {self._next_row} weight rows, got {len(weights)}")
-        data, offsets = key_buffers(keys)
-        kernels.read_rows(
-            data,
-            offsets,
-            self._slots,
-            self._arena,
-            self._key_start,
-            self._key_length,
-            self._row,
-            weights,
-            values,
-        )
 
     def observe(self, keys: pa.Array | pa.ChunkedArray, ts_ms: Int64Array) -> Int64Array:
         """Entry of every key, int64[N], inserting unknown ones; "" stays -1. Counts each sighting at ts_ms

@@ -7,25 +7,11 @@ hash's low bits; the tag saves most reads of foreign keys, the bytes are always 
 
 import numpy as np
 
-from models.arrays import Float32Array, Index, Int32Array, Int64Array, UInt8Array
-from models.key_bytes import hash_bytes, key_word
+from models.arrays import Index, Int32Array, Int64Array, UInt8Array
+from models.key_bytes import hash_bytes, key_word, same_bytes
 from models.native import compiled, compiled_into
 
 _BLOCK = 256
-
-
-@compiled_into
-def _same(
-    data: UInt8Array, start: Index, length: Index, arena: UInt8Array, entry_start: Index, entry_length: Index
-) -> bool:
-    if length != entry_length:
-        return False
-    for at in range(0, length, 8):
-        if key_word(data, start + at, start + length) != key_word(
-            arena, entry_start + at, entry_start + length
-        ):
-            return False
-    return True
 
 
 @compiled_into
@@ -49,7 +35,7 @@ def _find(
             return -1, slot
         if value >> 32 == tag:
             entry = value & 0xFFFFFFFF
-            if _same(data, start, end - start, arena, key_start[entry], key_length[entry]):
+            if same_bytes(data, start, end - start, arena, key_start[entry], key_length[entry]):
                 return entry, slot
         slot = (slot + 1) & mask
 
@@ -89,7 +75,7 @@ def lookup(
             if length == lengths[i] and length <= 8 and length > 0:
                 same = key_word(data, start, end) == key_word(arena, starts[i], starts[i] + length)
             else:
-                same = length > 0 and _same(data, start, length, arena, starts[i], lengths[i])
+                same = length > 0 and same_bytes(data, start, length, arena, starts[i], lengths[i])
             entries[first + i] = values[i] & 0xFFFFFFFF if same else -1
             others[left] = i
             left += not (same or values[i] == -1 or length == 0)
@@ -98,28 +84,6 @@ def lookup(
             start, end = np.int64(offsets[first + i]), np.int64(offsets[first + i + 1])
             found = _find(data, start, end, hashes[i], slots, arena, key_start, key_length)
             entries[first + i] = found[0]
-
-
-@compiled
-def read_rows(
-    data: UInt8Array,
-    offsets: Int32Array,
-    slots: Int64Array,
-    arena: UInt8Array,
-    key_start: Int64Array,
-    key_length: Int32Array,
-    row: Int64Array,
-    weights: Float32Array,
-    values: Float32Array,
-) -> None:
-    """values[i] = weights[row of key i]; keys without a row leave theirs as it is."""
-    for i in range(len(offsets) - 1):
-        start, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
-        if start < end:
-            hashed = hash_bytes(data, start, end)
-            entry = _find(data, start, end, hashed, slots, arena, key_start, key_length)[0]
-            if entry >= 0 and row[entry] > 0:
-                values[i] = weights[row[entry]]
 
 
 @compiled

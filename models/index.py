@@ -23,6 +23,7 @@ from models.artifact import Artifact, ArtifactError, Content, pack_keys, unpack_
 from models.bitmap import is_set
 from models.bundle import index_file, items_file
 from models.index_graphs import build_hnsw, build_ivf, build_lifted_hnsw
+from models.index_read import read_index
 
 Kind = Literal["exact", "hnsw", "ivf"]
 faiss: Any = _faiss  # its type stubs do not describe the Python layer
@@ -218,6 +219,9 @@ def item_files(
     return files, entry
 
 
+_BESIDE_VECTORS = ("keys.bytes", "keys.offsets", "golden.queries", "golden.scores")
+
+
 @dataclass(frozen=True)
 class LoadedItems:
     """A model's items as a bundle holds them: keys string[N], their base index, golden queries and scores."""
@@ -230,25 +234,34 @@ class LoadedItems:
 
 def load_items(bundle: Artifact, model: str) -> LoadedItems:
     """Read what `item_files` wrote. Raises ArtifactError when the parts do not fit each other."""
-    tensors = bundle.tensors(items_file(model))
     entry: Mapping[str, Any] = bundle.manifest["models"][model]["index"]
-    path = bundle.path(items_file(model))
-    keys, vectors = unpack_keys(tensors, "keys."), tensors["vectors"]
-    if len(keys) != len(vectors) or len(vectors) != entry["items"]:
-        raise ArtifactError(path, f"{entry['items']} keys and vectors", f"{len(keys)} and {len(vectors)}")
-    if entry["kind"] == "exact":
-        index = _flat(vectors)
-        vectors = _stored(index, vectors.shape)
+    path, shape = bundle.path(items_file(model)), (entry["items"], entry["dim"])
+    tensors = bundle.tensors(items_file(model), _BESIDE_VECTORS)
+    keys = unpack_keys(tensors, "keys.")
+    if len(keys) != shape[0]:
+        raise ArtifactError(path, f"{shape[0]} keys", f"{len(keys)}")
+    if entry["kind"] == "hnsw":  # a graph holds the vectors itself
+        index = _read_index(bundle, model, shape)
+        vectors = _stored(faiss.downcast_index(index.storage), shape)
     else:
-        index = faiss.read_index(str(bundle.path(index_file(model))))
-        if index.ntotal != len(vectors) or index.d != vectors.shape[1]:
-            raise ArtifactError(
-                bundle.path(index_file(model)), f"{vectors.shape} vectors", f"({index.ntotal}, {index.d})"
-            )
-        if entry["kind"] == "hnsw":
-            vectors = _stored(faiss.downcast_index(index.storage), vectors.shape)
+        vectors = bundle.tensors(items_file(model), ("vectors",))["vectors"]
+        if vectors.shape != shape:
+            raise ArtifactError(path, f"vectors {shape}", f"{vectors.shape}")
+        if entry["kind"] == "exact":
+            index = _flat(vectors)
+            vectors = _stored(index, shape)
+        else:
+            index = _read_index(bundle, model, shape)
     base = BaseIndex(entry["kind"], index, vectors, entry["effort"], entry["recall"])
     return LoadedItems(keys, base, tensors["golden.queries"], tensors["golden.scores"])
+
+
+def _read_index(bundle: Artifact, model: str, shape: tuple[int, int]) -> Any:
+    path = bundle.path(index_file(model))
+    index = read_index(path)
+    if (index.ntotal, index.d) != shape:
+        raise ArtifactError(path, f"{shape} vectors", f"({index.ntotal}, {index.d})")
+    return index
 
 
 def set_search_threads(threads: int) -> None:

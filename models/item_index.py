@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from models.arrays import BoolArray, Float32Array, Int32Array, Int64Array, UInt8Array
 from models.bitmap import bitmap_of, is_set, ones, without
-from models.id_table import IdTable
+from models.frozen_ids import FrozenIds
 from models.index import BaseIndex, IndexConfig, build_index
 from models.key_bytes import key_buffers, texts_at
 
@@ -28,12 +28,12 @@ class ItemIndex:
 
     base_keys: pa.Array
     base: BaseIndex
-    base_lookup: IdTable
+    base_lookup: FrozenIds
     alive: UInt8Array  # bitmap over the base: neither replaced nor deleted
     alive_count: int
     overlay_keys: pa.Array
     overlay: BaseIndex
-    overlay_lookup: IdTable
+    overlay_lookup: FrozenIds
     overlay_alive: UInt8Array  # bitmap over the overlay: all, but in what only() gives
     overlay_count: int
 
@@ -44,8 +44,8 @@ class ItemIndex:
             raise ValueError(f"items: expected as many keys as vectors, got {len(keys)} and {len(base)}")
         none = pa.array([], pa.string())
         empty = build_index(np.empty((0, base.vectors.shape[1]), np.float32), _OVERLAY)
-        lookup = IdTable.of_unique(keys)
-        nobody = IdTable.of_unique(none)
+        lookup = FrozenIds.of_unique(keys)
+        nobody = FrozenIds.of_unique(none)
         return cls(keys, base, lookup, bitmap_of(len(base)), len(base), none, empty, nobody, bitmap_of(0), 0)
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class ItemIndex:
             alive_count=self.alive_count - len(stale),
             overlay_keys=overlay_keys,
             overlay=build_index(overlay_vectors, _OVERLAY),
-            overlay_lookup=IdTable.of_unique(overlay_keys),
+            overlay_lookup=FrozenIds.of_unique(overlay_keys),
             overlay_alive=bitmap_of(len(overlay_keys)),
             overlay_count=len(overlay_keys),
         )

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Int64Array
-from models.id_table import IdTable
+from models.frozen_ids import FrozenIds, read_only
 from models.item_start import similar_means
 from models.item_to_item import ItemToItem, ItemToItemConfig
 from models.key_bytes import key_buffers, texts_at
@@ -60,7 +60,9 @@ def precompile() -> None:
     for config in _CONFIGS:
         moments = _model(config, _events(keys, times), int(times[-1]))
     published = np.zeros((9, 4), np.float32)  # rows as a server reads them
-    IdTable.of_unique(keys.unique()).read_rows(keys, published, np.empty((_EVENTS, 4), np.float32))
+    ids = FrozenIds.of_unique(keys.unique())
+    ids.lookup(keys)
+    ids.read_rows(keys, read_only(published), np.empty((_EVENTS, 4), np.float32))
     dense_layer(published[0], np.zeros((4, 4), np.float32), published[1], relu=True)
     add_products(published[0], np.zeros((4, 4), np.float32), published[1])
     data, offsets = key_buffers(keys)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -17,10 +19,11 @@ from models.architecture import (
     feature_sides,
     restore_weights,
 )
-from models.arrays import Float32Array, Int64Array
+from models.arrays import Float32Array, Int64Array, Tensors
 from models.encoding import encode_items, encode_queries, popularity_codes
 from models.features import FeatureColumns
-from models.id_table import IdTable
+from models.frozen_ids import STATE, FrozenIds, read_only
+from models.key_bytes import key_array
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
 from models.one_user import OneUser
@@ -28,12 +31,26 @@ from models.popularity_layout import PopularityLayout
 from models.query import Queries
 from models.table_names import ids_name, ids_state, row_widths
 
+_STATE = tuple(f"ids.{name}" for name in STATE)
+
+
+class PublishedFiles(ModelFiles, Protocol):
+    """What load() reads: an opened artifact."""
+
+    def tensors(self, name: str, only: Container[str] | None = None) -> Tensors:
+        """Arrays of a file, or those named in `only`; they cannot be written to."""
+        ...
+
+    def mapped(self, name: str, tensor: str) -> npt.NDArray[Any]:
+        """One array of a file, in memory only where it was read; it cannot be written to."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Overlay:
     """Rows of deltas over one table: ids gives every key its row of rows float32[n, E]."""
 
-    ids: IdTable
+    ids: FrozenIds
     rows: Float32Array
 
 
@@ -48,13 +65,13 @@ class PublishedModel:
     _model: RecallModel
     _request_features: FeatureColumns
     _item_features: FeatureColumns
-    _ids: Mapping[str, IdTable]
+    _ids: Mapping[str, FrozenIds]
     _rows: Mapping[str, Float32Array]
     _overlays: Mapping[str, _Overlay]
     _one_user: OneUser | None
 
     @classmethod
-    def load(cls, files: ModelFiles, name: str) -> PublishedModel:
+    def load(cls, files: PublishedFiles, name: str) -> PublishedModel:
         """The model `name` of a bundle."""
         config, features = described(files.manifest, name)
         request, item = feature_sides(config, features)
@@ -64,13 +81,22 @@ class PublishedModel:
         restore_weights(model, files.tensors(f"models/{name}/dense.safetensors"))
         model.requires_grad_(False)
         model.eval()
-        ids: dict[str, IdTable] = {}
+        ids: dict[str, FrozenIds] = {}
         rows: dict[str, Float32Array] = {}
         for table in row_widths(config, features):
-            part = files.tensors(f"models/{name}/table.{table}.safetensors")
-            rows[table] = np.array(part["weights"], np.float32)
+            file = f"models/{name}/table.{table}.safetensors"
             if ids_name(table) == table:
-                ids[table] = IdTable.from_state(ids_state(part))
+                ids[table] = FrozenIds.from_state(ids_state(files.tensors(file, _STATE)))
+            if table == "item" and not config.shared_items:  # read for new items only, by no request
+                rows[table] = files.mapped(file, "weights")
+            else:
+                rows[table] = files.tensors(file, ("weights",))["weights"]
+        for table, weights in rows.items():
+            if len(weights) < ids[ids_name(table)].row_capacity:
+                raise ValueError(
+                    f"table {table}: expected at least {ids[ids_name(table)].row_capacity} rows, "
+                    f"got {len(weights)}"
+                )
         return cls(config, features, model, request, item, ids, rows, {}, OneUser.of(config, model))
 
     def queries(self, moments: Moments) -> Queries:
@@ -138,11 +164,17 @@ class PublishedModel:
 
 
 def _laid_over(overlay: _Overlay | None, keys: pa.Array, values: Float32Array) -> _Overlay:
-    """A copy of `overlay` in which `keys` have `values`."""
-    ids = IdTable() if overlay is None else overlay.ids.copy()
-    at = ids.rows(ids.observe(keys, np.zeros(len(keys), np.int64)))
-    rows = np.zeros((ids.row_capacity, values.shape[1]), np.float32)
-    if overlay is not None:
-        rows[: len(overlay.rows)] = overlay.rows
-    rows[at] = values
-    return _Overlay(ids, rows)
+    """A copy of `overlay` in which `keys` have `values`. ValueError for a repeated or an empty key."""
+    if overlay is None:
+        return _Overlay(FrozenIds.of_unique(keys), read_only(np.array(values, np.float32)))
+    at = overlay.ids.lookup(keys)
+    new = at < 0
+    held = overlay.ids.entry_capacity
+    rows = np.empty((held + int(new.sum()), values.shape[1]), np.float32)
+    rows[:held] = overlay.rows
+    rows[at[~new]] = values[~new]
+    rows[held:] = values[new]
+    ids = overlay.ids
+    if new.any():
+        ids = FrozenIds.of_unique(pa.concat_arrays([ids.keys(), key_array(keys).filter(pa.array(new))]))
+    return _Overlay(ids, read_only(rows))

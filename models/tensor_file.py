@@ -9,7 +9,12 @@ in place. The same arrays always give the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import mmap
+import os
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,43 +81,80 @@ def write_tensors(file: Writable, tensors: Mapping[str, Array]) -> None:
             file.write(arrays[name].reshape(-1).view(np.uint8).data)
 
 
-def read_tensors(path: Path) -> dict[str, Array]:
-    """Every array of a file, as read-only views of one buffer. Raises TensorFileError with file and
-    reason.
+def read_tensors(path: Path, only: Container[str] | None = None) -> dict[str, Array]:
+    """Every array of a file, or those named in `only`, read-only; each in memory of its own, so that what is
+    let go of is freed. Raises TensorFileError with file and reason.
     """
-    size = path.stat().st_size
-    buffer = np.empty(size, np.uint8)
     with path.open("rb", buffering=0) as file:
-        view, read = buffer.data, 0
-        while read < size:
-            got = file.readinto(view[read:])
-            if not got:
-                raise TensorFileError(f"{path}: expected {size} bytes, got {read}")
-            read += got
-    buffer.flags.writeable = False
+        arrays = {}
+        for name, place in _places(path, file).items():
+            if only is None or name in only:
+                array = np.empty(place.shape, place.dtype)
+                file.seek(place.begin)
+                filled(path, file, array.reshape(-1).view(np.uint8))
+                array.flags.writeable = False
+                arrays[name] = array
+        return arrays
+
+
+def map_tensor(path: Path, name: str) -> Array:
+    """One array of a file, read-only, that takes no memory before it is read, and then only where it is.
+    Raises TensorFileError with file and reason.
+    """
+    with path.open("rb", buffering=0) as file:
+        places = _places(path, file)
+        if name not in places:
+            raise TensorFileError(f"{path}: expected a tensor {name!r}, got {', '.join(places)}")
+        place = places[name]
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    array: Array = np.frombuffer(mapped, place.dtype, prod(place.shape), place.begin)
+    return array.reshape(place.shape)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an array lies: its first byte in the file."""
+
+    dtype: np.dtype[Any]
+    shape: Sequence[int]
+    begin: int
+
+
+def _places(path: Path, file: FileIO) -> dict[str, _Place]:
+    size = os.fstat(file.fileno()).st_size
     if size < 8:
         raise TensorFileError(f"{path}: expected at least 8 bytes, got {size}")
-    length = int(buffer[:8].view(np.uint64)[0])
+    length = int.from_bytes(file.read(8), "little")
     if 8 + length > size:
         raise TensorFileError(f"{path}: expected a header of {length} bytes, got {size - 8}")
+    header = filled(path, file, np.empty(length, np.uint8))
     try:
-        header = json.loads(bytes(buffer[8 : 8 + length]))
         return {
-            name: _view(path, name, entry, buffer[8 + length :])
-            for name, entry in header.items()
+            name: _place(path, name, entry, 8 + length, size)
+            for name, entry in json.loads(header.tobytes()).items()
             if name != "__metadata__"
         }
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise TensorFileError(f"{path}: expected a safetensors header, got {error!r}") from error
 
 
-def _view(path: Path, name: str, entry: dict[str, Any], data: Array) -> Array:
+def _place(path: Path, name: str, entry: dict[str, Any], first: int, size: int) -> _Place:
     begin, end = entry["data_offsets"]
     dtype: np.dtype[Any] = _DTYPES[entry["dtype"]]
-    expected = int(np.prod(entry["shape"], dtype=np.int64)) * dtype.itemsize
-    if not 0 <= begin <= end <= data.nbytes or end - begin != expected:
+    expected = prod(entry["shape"]) * dtype.itemsize
+    if not 0 <= begin <= end <= size - first or end - begin != expected:
         raise TensorFileError(
-            f"{path}: tensor {name!r}: expected {expected} bytes inside {data.nbytes}, got [{begin}, {end})"
+            f"{path}: tensor {name!r}: expected {expected} bytes inside {size - first}, got [{begin}, {end})"
         )
-    array: Array = data[begin:end].view(dtype)
-    return array.reshape(entry["shape"])
+    return _Place(dtype, entry["shape"], first + begin)
+
+
+def filled(path: Path, file: FileIO, into: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """`into`, with the next bytes of an unbuffered file. Raises TensorFileError where it ends before."""
+    view, read = into.data, 0
+    while read < len(into):
+        got = file.readinto(view[read:])
+        if not got:
+            raise TensorFileError(f"{path}: expected {len(into) - read} bytes more, got none")
+        read += got
+    return into

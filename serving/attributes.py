@@ -15,8 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.arrays import BoolArray, Int32Array, Int64Array
+from models.frozen_ids import FrozenIds
 from models.id_table import IdTable
 from serving.fresh import CatalogueReader
+
+Ids = IdTable | FrozenIds
+"""Where the positions of an index come from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +64,7 @@ class ItemAttributes:
     columns: dict[str, Column] = field(default_factory=dict)
     ids: IdTable = field(default_factory=IdTable)
     read: int = 0
-    _met: WeakKeyDictionary[IdTable, tuple[int, Int32Array]] = field(default_factory=WeakKeyDictionary)
+    _met: WeakKeyDictionary[Ids, tuple[int, Int32Array]] = field(default_factory=WeakKeyDictionary)
 
     @classmethod
     def named(cls, names: Sequence[str]) -> ItemAttributes:
@@ -100,7 +104,7 @@ class ItemAttributes:
         codes[known] = self.columns[name].codes[entries[known]]
         return codes
 
-    def entries_of(self, table: IdTable) -> Int32Array:
+    def entries_of(self, table: Ids) -> Int32Array:
         """Entry of the item behind every entry of another table, int32[its entries], -1 = unknown.
 
         Remembered as long as that table lives, for it is long: later only what came since is looked up.

@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import BoolArray
-from models.id_table import IdTable
 from models.item_index import ItemIndex
 from models.neighbours import Neighbours
-from serving.attributes import ItemAttributes
+from serving.attributes import Ids, ItemAttributes
 from serving.filters import AttributeRules, AttributeValue, FilterConfig
 from stream.change import plain_text
 from stream.keys import encode_id
@@ -118,8 +117,9 @@ def _read_ahead(snapshot: Snapshot) -> None:
     """Find the entry of every item of an index now: a request whose caps mask some must not wait for it."""
     if snapshot.attributes.columns:
         items = [one.items for one in snapshot.channels.values()]
-        tables = [table for one in items for table in (one.base_lookup, one.overlay_lookup)]
-        for table in (*tables, *(one.items.ids for one in snapshot.neighbours.values())):
+        tables: list[Ids] = [table for one in items for table in (one.base_lookup, one.overlay_lookup)]
+        tables += [one.items.ids for one in snapshot.neighbours.values()]
+        for table in tables:
             snapshot.attributes.entries_of(table)
 
 
@@ -153,7 +153,7 @@ def _masked(snapshot: Snapshot, out: BoolArray, filters: Mapping[str, int]) -> E
 
     keys = pa.array(list(deleted), pa.string())
 
-    def allowed(items: ItemIndex | Neighbours, *tables: IdTable) -> BoolArray:
+    def allowed(items: ItemIndex | Neighbours, *tables: Ids) -> BoolArray:
         """Of the positions of an index, which are the entries of these tables one after another."""
         found = np.ones(sum(table.entry_capacity for table in tables), bool)
         if len(out):

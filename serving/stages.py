@@ -18,7 +18,7 @@ from models.affinities import HISTORY, Affinities
 from models.arrays import Float32Array
 from models.artifact import Artifact, ArtifactError
 from models.bundle import ranker_file
-from models.id_table import IdTable
+from models.frozen_ids import FrozenIds
 from models.item_signals import NAMES
 from models.moments import one_moment
 from models.prerank import Prerank, prerank_inputs
@@ -36,7 +36,7 @@ class ServedRanker:
     """A ranker and the items that the bundle encoded for it."""
 
     ranker: PublishedRanker
-    lookup: IdTable
+    lookup: FrozenIds
     items: RankItems
 
     @classmethod
@@ -45,7 +45,7 @@ class ServedRanker:
         file = ranker_file(name, ITEMS)
         try:
             keys, items = items_of(bundle.tensors(file))
-            return cls(PublishedRanker.load(bundle, name), IdTable.of_unique(keys), items)
+            return cls(PublishedRanker.load(bundle, name), FrozenIds.of_unique(keys), items)
         except (KeyError, ValueError) as error:
             raise ArtifactError(bundle.path(file), "a ranker and its items", str(error)) from error
 

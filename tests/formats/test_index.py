@@ -100,7 +100,7 @@ def test_parts_that_do_not_fit_are_refused(world, tmp_path):
     files, report = item_files("m", pa.array(["a", "b"]), items[:2], IndexConfig())
     registry = Registry(tmp_path)
     fields = BundleFields(watermark_ms=1, models={"m": {"index": {**report, "items": 3}}})
-    with pytest.raises(ArtifactError, match="expected 3 keys and vectors, got 2 and 2"):
+    with pytest.raises(ArtifactError, match="expected 3 keys, got 2"):
         load_items(registry.open_bundle(registry.publish_bundle(files, fields)), "m")
     with pytest.raises(ValueError, match="as many keys"):
         item_files("m", pa.array(["a"]), items[:2], IndexConfig())

@@ -130,8 +130,16 @@ class Files:
             f"models/{name}/{part}.safetensors": arrays for part, arrays in learner.save().items()
         }
 
-    def tensors(self, name):
-        return {key: array.copy() for key, array in self._tensors[name].items()}
+    def tensors(self, name, only=None):
+        held = {
+            key: array.copy() for key, array in self._tensors[name].items() if only is None or key in only
+        }
+        for array in held.values():
+            array.flags.writeable = only is None
+        return held
+
+    def mapped(self, name, tensor):
+        return self.tensors(name, (tensor,))[tensor]
 
 
 def contents(learner):

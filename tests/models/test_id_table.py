@@ -144,19 +144,6 @@ def test_refuses_what_is_no_key_column():
         IdTable.of_unique(strings(["a", "a"]))
 
 
-def test_read_rows_equals_lookup_and_indexing_and_leaves_what_has_no_row():
-    table = IdTable(admit_after=2)
-    keys = pa.array(["a", "b", "a", "c", "c"])
-    table.observe(keys, np.zeros(5, np.int64))  # "b" was seen once: an entry, no row
-    weights = np.arange(12, dtype=np.float32).reshape(4, 3)
-    asked = pa.array(["x", "c", "", "b", "a", "none", None]).slice(1)
-    values = np.full((6, 3), -1, np.float32)
-    table.read_rows(asked, weights, values)
-    rows = table.rows(table.lookup(asked))
-    np.testing.assert_array_equal(rows > 0, [True, False, False, True, False, False])
-    np.testing.assert_array_equal(values, np.where(rows[:, None] > 0, weights[rows], -1))
-
-
 def test_hashes_are_stable_wherever_a_key_lies_in_its_column():
     """Saved states hold hashes: of requests, for one."""
     keys = ["", "a", "#1234567", "#12345678", "ключ", "a key of more than sixteen bytes"]

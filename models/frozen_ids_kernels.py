@@ -1,0 +1,113 @@
+"""Compiled probing of FrozenIds.
+
+A slot is uint32: entry + 1 in the low `bits`, above them as many bits of the key's hash as are left; 0 =
+empty.
+Linear probing from the hash's high half, scaled to the number of slots; the bytes are always compared.
+"""
+
+import numpy as np
+
+from models.arrays import Float32Array, Index, Int32Array, Int64Array, UInt8Array, UInt32Array
+from models.key_bytes import hash_bytes, same_bytes
+from models.native import compiled, compiled_into
+
+
+@compiled_into
+def _first_slot(hashed: np.uint64, slots: UInt32Array) -> np.int64:
+    return np.int64(((hashed >> np.uint64(32)) * np.uint64(len(slots))) >> np.uint64(32))
+
+
+@compiled_into
+def _tag(hashed: np.uint64, bits: np.uint64) -> np.uint64:
+    return (hashed << bits) & np.uint64(0xFFFFFFFF)
+
+
+@compiled_into
+def _find(
+    data: UInt8Array,
+    start: Index,
+    end: Index,
+    hashed: np.uint64,
+    bits: np.uint64,
+    slots: UInt32Array,
+    arena: UInt8Array,
+    key_offsets: Int32Array,
+) -> tuple[Index, Index]:
+    """(entry or -1, slot where the search ended)."""
+    tag, mask = _tag(hashed, bits), (np.uint64(1) << bits) - np.uint64(1)
+    slot = _first_slot(hashed, slots)
+    while True:
+        value = np.uint64(slots[slot])
+        if value == 0:
+            return -1, slot
+        if value & ~mask == tag:
+            entry = np.int64(value & mask) - 1
+            first = np.int64(key_offsets[entry])
+            if same_bytes(data, start, end - start, arena, first, key_offsets[entry + 1] - first):
+                return entry, slot
+        slot = (slot + 1) % len(slots)
+
+
+@compiled
+def fill(slots: UInt32Array, bits: np.uint64, arena: UInt8Array, key_offsets: Int32Array, gaps: bool) -> int:
+    """Put all entries into empty `slots`; -1, or the first entry whose key is a repetition, or empty where
+    that is no gap.
+    """
+    for entry in range(len(key_offsets) - 1):
+        start, end = np.int64(key_offsets[entry]), np.int64(key_offsets[entry + 1])
+        if start == end:
+            if gaps:
+                continue
+            return entry
+        hashed = hash_bytes(arena, start, end)
+        found, slot = _find(arena, start, end, hashed, bits, slots, arena, key_offsets)
+        if found >= 0:
+            return entry
+        slots[slot] = _tag(hashed, bits) | np.uint64(entry + 1)
+    return -1
+
+
+@compiled
+def lookup(
+    data: UInt8Array,
+    offsets: Int32Array,
+    bits: np.uint64,
+    slots: UInt32Array,
+    arena: UInt8Array,
+    key_offsets: Int32Array,
+    entries: Int64Array,
+) -> None:
+    """entries[i] = entry of key i or -1."""
+    for i in range(len(entries)):
+        start, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
+        entries[i] = -1
+        if start < end:
+            hashed = hash_bytes(data, start, end)
+            entries[i] = _find(data, start, end, hashed, bits, slots, arena, key_offsets)[0]
+
+
+@compiled
+def read_rows(
+    data: UInt8Array,
+    offsets: Int32Array,
+    bits: np.uint64,
+    slots: UInt32Array,
+    arena: UInt8Array,
+    key_offsets: Int32Array,
+    rows: Int32Array,
+    weights: Float32Array,
+    values: Float32Array,
+) -> None:
+    """values[i] = weights[row of key i]; keys without a row leave theirs as it is. No rows: the entry is
+    it.
+    """
+    for i in range(len(offsets) - 1):
+        start, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
+        if start < end:
+            hashed = hash_bytes(data, start, end)
+            entry = _find(data, start, end, hashed, bits, slots, arena, key_offsets)[0]
+            if entry < 0:
+                continue
+            row = np.int64(rows[entry]) if len(rows) else entry
+            if row > 0 or len(rows) == 0:
+                values[i] = weights[row]
