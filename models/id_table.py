@@ -33,7 +33,7 @@ class IdTable:
     def __init__(self, admit_after: int = 1, admit_window_ms: int = 30 * _DAY_MS) -> None:
         self.admit_after = admit_after
         self.admit_window_ms = admit_window_ms
-        self._slots: Int64Array = np.full(64, -1, np.int64)
+        self._slots: Int64Array = np.full((64, 2), -1, np.int64)
         self._arena: UInt8Array = np.empty(1024, np.uint8)
         self._arena_used = 0
         self._key_start: Int64Array = np.zeros(32, np.int64)
@@ -251,13 +251,13 @@ class IdTable:
         if self._arena_used + key_bytes > len(self._arena):
             self._arena = _grown(self._arena, max(self._arena_used + key_bytes, 2 * len(self._arena)), 0)
         if 2 * needed > len(self._slots):
-            self._rebuild_slots(2 * needed)
+            self._rebuild_slots(needed)
 
     def _rebuild_slots(self, capacity: int) -> None:
         size = 64
         while size < 2 * capacity:
             size *= 2
-        self._slots = np.full(size, -1, np.int64)
+        self._slots = np.full((size, 2), -1, np.int64)
         kernels.fill_slots(self._slots, self._arena, self._key_start, self._key_length, self._entries_used)
 
     def _repack(self) -> None:

@@ -1,17 +1,24 @@
 """Compiled probing of IdTable.
 
-A slot is int64: high 31 bits of the key's hash as a tag, low 32 bits the entry; -1 = empty. Linear probing
-from the
-hash's low bits; the tag saves most reads of foreign keys, the bytes are always compared (collisionless).
+A slot is two int64: the key's hash, and its entry in the low 32 bits under its length, 0 for one of more than
+eight bytes; -1 = empty. Linear probing from the hash's low bits. Keys of one length up to eight bytes have
+different hashes (hash_bytes), so a slot says all about them; the bytes of longer ones are compared.
 """
 
 import numpy as np
 
 from models.arrays import Index, Int32Array, Int64Array, UInt8Array
-from models.key_bytes import hash_bytes, key_word, same_bytes
-from models.native import compiled, compiled_into
+from models.key_bytes import hash_bytes, same_bytes
+from models.native import compiled, compiled_into, prefetch
 
 _BLOCK = 256
+_WORD = 8
+
+
+@compiled_into
+def _slot_of(length: Index, entry: Index) -> Index:
+    """What stands beside the hash."""
+    return np.int64(length if length <= _WORD else 0) << 32 | np.int64(entry)
 
 
 @compiled_into
@@ -27,17 +34,18 @@ def _find(
 ) -> tuple[Index, Index]:
     """(entry or -1, slot where the search ended)."""
     mask = len(slots) - 1
-    tag = np.int64(hashed >> np.uint64(33))
     slot = np.int64(hashed & np.uint64(mask))
-    while True:
-        value = slots[slot]
-        if value == -1:
-            return -1, slot
-        if value >> 32 == tag:
-            entry = value & 0xFFFFFFFF
-            if same_bytes(data, start, end - start, arena, key_start[entry], key_length[entry]):
+    length = np.int64(end - start)
+    while slots[slot, 1] >= 0:
+        held = slots[slot, 1]
+        entry = held & 0xFFFFFFFF
+        if slots[slot, 0] == np.int64(hashed) and held == _slot_of(length, entry):
+            if length <= _WORD:
+                return entry, slot
+            if same_bytes(data, start, length, arena, key_start[entry], key_length[entry]):
                 return entry, slot
         slot = (slot + 1) & mask
+    return -1, slot
 
 
 @compiled
@@ -52,38 +60,42 @@ def lookup(
 ) -> None:
     """entries[i] = entry of key i or -1.
 
-    In blocks, and one read of memory a pass over a block: the reads of many keys wait together.
+    In blocks, what the next pass over a block reads being asked for in the one before: the reads of many keys
+    wait together.
     """
-    mask = np.uint64(len(slots) - 1)
+    mask = np.int64(len(slots) - 1)
     hashes = np.empty(_BLOCK, np.uint64)
-    values, starts, lengths, others = np.empty((4, _BLOCK), np.int64)
+    longer = np.empty(_BLOCK, np.int64)
     for first in range(0, len(entries), _BLOCK):
         n = min(_BLOCK, len(entries) - first)
         for i in range(n):
             hashes[i] = hash_bytes(data, np.int64(offsets[first + i]), np.int64(offsets[first + i + 1]))
+            prefetch(slots, 2 * (np.int64(hashes[i]) & mask))
+        long_ones = 0
         for i in range(n):
-            values[i] = slots[hashes[i] & mask]
-        for i in range(n):
-            tagged = values[i] >> 32 == np.int64(hashes[i] >> np.uint64(33))  # never so of an empty slot
-            entry = np.uint64(values[i] & 0xFFFFFFFF if tagged else 0)
-            starts[i] = key_start[entry]
-            lengths[i] = key_length[entry] if tagged else -1
-        left = 0
-        for i in range(n):
-            start, end = np.int64(offsets[first + i]), np.int64(offsets[first + i + 1])
-            length = end - start
-            if length == lengths[i] and length <= 8 and length > 0:
-                same = key_word(data, start, end) == key_word(arena, starts[i], starts[i] + length)
-            else:
-                same = length > 0 and same_bytes(data, start, length, arena, starts[i], lengths[i])
-            entries[first + i] = values[i] & 0xFFFFFFFF if same else -1
-            others[left] = i
-            left += not (same or values[i] == -1 or length == 0)
-        for at in range(left):  # those that are not in the first slot of their chain
-            i = others[at]
-            start, end = np.int64(offsets[first + i]), np.int64(offsets[first + i + 1])
-            found = _find(data, start, end, hashes[i], slots, arena, key_start, key_length)
-            entries[first + i] = found[0]
+            length = np.int64(offsets[first + i + 1]) - np.int64(offsets[first + i])
+            hashed = np.int64(hashes[i])
+            slot, found = hashed & mask, np.int64(-1)
+            while slots[slot, 1] >= 0 and length > 0:
+                entry = slots[slot, 1] & 0xFFFFFFFF
+                if slots[slot, 0] == hashed and slots[slot, 1] == _slot_of(length, entry):
+                    found = entry
+                    break
+                slot = (slot + 1) & mask
+            entries[first + i] = found
+            if found >= 0 and length > _WORD:
+                prefetch(key_start, found)
+                prefetch(key_length, found)
+                longer[long_ones] = first + i
+                long_ones += 1
+        for at in range(long_ones):
+            prefetch(arena, key_start[entries[longer[at]]])
+        for at in range(long_ones):
+            i = longer[at]
+            start, end, entry = np.int64(offsets[i]), np.int64(offsets[i + 1]), entries[i]
+            if not same_bytes(data, start, end - start, arena, key_start[entry], key_length[entry]):
+                hashed_again = hashes[i - first]  # another key of this hash stands before it
+                entries[i] = _find(data, start, end, hashed_again, slots, arena, key_start, key_length)[0]
 
 
 @compiled
@@ -135,7 +147,8 @@ def observe(
                 key_start[entry] = arena_used
                 key_length[entry] = end - start
                 arena_used += end - start
-                slots[slot] = (np.int64(hashed >> np.uint64(33)) << 32) | entry
+                slots[slot, 0] = np.int64(hashed)
+                slots[slot, 1] = _slot_of(end - start, entry)
                 last_seen[entry] = ts_ms[i]
                 window_start[entry] = ts_ms[i]
             entries[i] = entry
@@ -169,9 +182,10 @@ def fill_slots(
             continue
         hashed = hash_bytes(arena, key_start[entry], key_start[entry] + key_length[entry])
         slot = np.int64(hashed & np.uint64(mask))
-        while slots[slot] != -1:
+        while slots[slot, 1] >= 0:
             slot = (slot + 1) & mask
-        slots[slot] = (np.int64(hashed >> np.uint64(33)) << 32) | entry
+        slots[slot, 0] = np.int64(hashed)
+        slots[slot, 1] = _slot_of(key_length[entry], entry)
 
 
 @compiled

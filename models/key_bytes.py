@@ -86,8 +86,9 @@ def string_array(texts: Sequence[str]) -> pa.StringArray:
 
 @compiled_into
 def hash_bytes(data: UInt8Array, start: Index, end: Index) -> np.uint64:
-    """64-bit hash of data[start:end]: eight bytes a round, multiply and xor-shift (wyhash's pattern),
-    stable.
+    """64-bit hash of data[start:end]: eight bytes a round, multiply and xor-shift (wyhash's pattern), stable.
+
+    Every step can be undone, so keys of the same length, up to eight bytes, never share a hash.
     """
     mixed = np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(end - start)
     for position in range(start, end, 8):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.id_table import IdTable
-from models.key_bytes import hash_keys
+from models.key_bytes import hash_keys, keys_from_buffers
 
 KEY = st.one_of(
     st.text(max_size=20),
@@ -166,3 +166,43 @@ def test_lookup_finds_every_key_and_no_other(keys, length):
     known = {key: entry for key, entry in zip(half, given_entries.tolist(), strict=True) if key}
     asked = [*keys, *(key[: length + 1] for key in keys), *(key * 3 for key in keys)]
     assert table.lookup(strings(asked)).tolist() == [known.get(key, -1) for key in asked]
+
+
+def unhashed(hashed, length):
+    """The key of `length` bytes, up to eight, that has this hash: every step of hash_bytes undone."""
+    whole = (1 << 64) - 1
+    mixed = hashed & whole
+    mixed ^= mixed >> 29 ^ mixed >> 58
+    mixed = mixed * pow(0xC4CEB9FE1A85EC53, -1, 1 << 64) & whole
+    mixed ^= mixed >> 32
+    mixed = mixed * pow(0xFF51AFD7ED558CCD, -1, 1 << 64) & whole
+    return (mixed ^ 0x9E3779B97F4A7C15 ^ length).to_bytes(8, "little")[:length]
+
+
+@given(st.text(st.characters(max_codepoint=127), min_size=1, max_size=8))
+def test_a_short_key_can_be_had_back_from_its_hash_and_length(key):
+    assert unhashed(int(hash_keys(strings([key]))[0]), len(key)) == key.encode()
+
+
+def colliding(first, second):
+    """Two keys of sixteen bytes with one hash: what the first words differ by, the second make up for."""
+    whole, mixed = (1 << 64) - 1, []
+    for word in (first, second):
+        value = (0x9E3779B97F4A7C15 ^ 16 ^ int.from_bytes(word, "little")) * 0xFF51AFD7ED558CCD & whole
+        mixed.append(value ^ value >> 32)
+    tail = b"whatever"
+    other = (int.from_bytes(tail, "little") ^ mixed[0] ^ mixed[1]).to_bytes(8, "little")
+    return [first + tail, second + other]
+
+
+@pytest.mark.parametrize("known", [[0], [1], [0, 1], [1, 0]])
+def test_long_keys_of_one_hash_are_told_apart(known):
+    data = np.frombuffer(b"".join(colliding(b"abcdefgh", b"ijklmnop")), np.uint8).copy()
+    keys = keys_from_buffers(data, np.array([0, 16, 32], np.int32))
+    assert len(set(hash_keys(keys).tolist())) == 1
+    table = IdTable()
+    entries = [table.observe(keys.slice(one, 1), np.zeros(1, np.int64))[0] for one in known]
+    assert sorted(entries) == list(range(len(known)))
+    found = dict(zip(known, entries, strict=True))
+    assert table.lookup(keys).tolist() == [found.get(0, -1), found.get(1, -1)]
+    assert IdTable.from_state(table.state()).lookup(keys).tolist() == table.lookup(keys).tolist()
