@@ -21,6 +21,7 @@ from benchmarks.sparse_torch import SparseTorch
 from benchmarks.worker import ROOT, Worker
 from models.catalogue_columns import CatalogueColumns
 from models.learner import Learner, ModelConfig
+from models.products import in_bfloat16
 from models.samplers import UnigramSampler
 from models.samples import Samples
 
@@ -31,7 +32,7 @@ SAME = {"user_row": False, "shared_items": True, "popularity": (), "own_items": 
 YOUTUBE_DNN = ModelConfig(kind="youtube_dnn", **SAME)
 TWO_TOWER = ModelConfig(kind="two_tower", **SAME)
 HOURLY = ModelConfig(kind="youtube_dnn", trained_tables=("item",), published_tables=("item",), **SAME)
-LIMIT = "row gathers and matrix products of that shape, fp32"
+LIMIT = "row gathers and matrix products of that shape"
 RECHUB, RECHUB_NEGATIVES = "torch-rechub 0.9 YoutubeDNN, its own trainer", 3
 
 
@@ -52,7 +53,7 @@ def youtube_dnn(name: str, items: int, samples: int, peer_samples: int, rounds: 
     given = data.Histories.drawn(samples, items)
     learner, drawn = _prepared(YOUTUBE_DNN, given)
     config = learner.config
-    ideal = Roofline(items + 1, config.hidden, item_tower=False, dense=True)
+    ideal = Roofline(items + 1, config.hidden, False, True, in_bfloat16(config.precision))
     runs: list[Callable[[], object]] = [
         lambda: [learner.train_full(drawn)],
         _epoch(ideal, given, config, config.batch_size),
@@ -105,7 +106,7 @@ def _beside_torch(
     """Samples a second of ours, of plain torch, and of the limit, one thread. dense: whether layers learn."""
     rows, towers = given.items + 1, config.has_item_tower
     peer = SparseTorch(rows, config.hidden, item_tower=towers, tau=config.tau, dense=dense)
-    ideal = Roofline(rows, config.hidden, item_tower=towers, dense=dense)
+    ideal = Roofline(rows, config.hidden, towers, dense, in_bfloat16(config.precision))
     others = (_epoch(model, given, config, batch) for model in (peer, ideal))
     return rates(len(given.target), ours, *others, rounds=rounds)
 
@@ -155,5 +156,6 @@ def _params(config: ModelConfig) -> dict[str, Any]:
         "dim": data.WIDTH,
         "hidden": [*config.hidden, data.WIDTH],
         "negatives": config.negatives,
+        "precision": "bfloat16" if in_bfloat16(config.precision) else "float32",
         "threads": THREADS,
     }
