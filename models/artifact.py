@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.hashed_file import HashedFile
+from models.hashed_file import HashedFile, sha256_of
 from models.tensor_file import Array, TensorFileError, map_tensor, read_tensors, write_tensors
 
 MANIFEST = "manifest.json"
@@ -164,8 +164,7 @@ def open_artifact(path: Path, verify: bool = True) -> Artifact:
             if size != entry["bytes"]:
                 raise ArtifactError(file, f"{entry['bytes']} bytes", f"{size} bytes")
             if verify:
-                with file.open("rb", buffering=0) as stream:
-                    got = hashlib.file_digest(stream, "sha256").hexdigest()
+                got = sha256_of(file)
                 if got != entry["sha256"]:
                     raise ArtifactError(file, f"sha256 {entry['sha256']}", f"sha256 {got}")
         except OSError as error:

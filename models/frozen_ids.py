@@ -1,6 +1,6 @@
 """An ID table that is only read: what serving needs of models/id_table.py, at a quarter of its memory.
 
-An entry takes its key's bytes, 4 bytes for where they lie, 6 for its slots, and 4 for its row where it is not
+An entry takes its key's bytes, 4 bytes for where they lie, 8 for its slots, and 4 for its row where it is not
 the entry itself.
 Layout and probing: models/frozen_ids_kernels.py.
 """
@@ -39,7 +39,7 @@ class FrozenIds:
         self._arena, self._offsets, self._rows = read_only(data), read_only(offsets), read_only(rows)
         self._bits = np.uint64(n.bit_length())
         self.row_capacity = int(rows.max(initial=0)) + 1 if len(rows) else n
-        slots = np.zeros(n + n // 2 + 2, np.uint32)
+        slots = np.zeros(2 * n + 2, np.uint32)
         wrong = kernels.fill(slots, self._bits, self._arena, self._offsets, gaps)
         if wrong >= 0:
             key = self.keys_of(np.array([wrong]))[0].as_py()

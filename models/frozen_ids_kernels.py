@@ -11,6 +11,8 @@ from models.arrays import Float32Array, Index, Int32Array, Int64Array, UInt8Arra
 from models.key_bytes import hash_bytes, same_bytes
 from models.native import compiled, compiled_into
 
+_BLOCK = 256
+
 
 @compiled_into
 def _first_slot(hashed: np.uint64, slots: UInt32Array) -> np.int64:
@@ -45,7 +47,7 @@ def _find(
             first = np.int64(key_offsets[entry])
             if same_bytes(data, start, end - start, arena, first, key_offsets[entry + 1] - first):
                 return entry, slot
-        slot = (slot + 1) % len(slots)
+        slot = slot + 1 if slot + 1 < len(slots) else np.int64(0)
 
 
 @compiled
@@ -77,13 +79,36 @@ def lookup(
     key_offsets: Int32Array,
     entries: Int64Array,
 ) -> None:
-    """entries[i] = entry of key i or -1."""
-    for i in range(len(entries)):
-        start, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
-        entries[i] = -1
-        if start < end:
-            hashed = hash_bytes(data, start, end)
-            entries[i] = _find(data, start, end, hashed, bits, slots, arena, key_offsets)[0]
+    """entries[i] = entry of key i or -1.
+
+    In blocks, and one read of memory a pass over a block: the reads of many keys wait together.
+    """
+    mask = (np.uint64(1) << bits) - np.uint64(1)
+    hashes, values = np.empty((2, _BLOCK), np.uint64)
+    starts, lengths, others = np.empty((3, _BLOCK), np.int64)
+    for first in range(0, len(entries), _BLOCK):
+        n = min(_BLOCK, len(entries) - first)
+        for i in range(n):
+            hashes[i] = hash_bytes(data, np.int64(offsets[first + i]), np.int64(offsets[first + i + 1]))
+        for i in range(n):
+            values[i] = slots[_first_slot(hashes[i], slots)]
+        for i in range(n):
+            held = values[i] & mask
+            tagged = held > 0 and values[i] & ~mask == _tag(hashes[i], bits)
+            entry = np.int64(held) - 1 if tagged else 0
+            starts[i] = key_offsets[entry]
+            lengths[i] = key_offsets[entry + 1] - starts[i] if tagged else -1
+        left = 0
+        for i in range(n):
+            start, end = np.int64(offsets[first + i]), np.int64(offsets[first + i + 1])
+            same = end > start and same_bytes(data, start, end - start, arena, starts[i], lengths[i])
+            entries[first + i] = np.int64(values[i] & mask) - 1 if same else -1
+            others[left] = i
+            left += not (same or values[i] == 0 or end == start)
+        for at in range(left):  # those that are not in the first slot of their chain
+            i = others[at]
+            start, end = np.int64(offsets[first + i]), np.int64(offsets[first + i + 1])
+            entries[first + i] = _find(data, start, end, hashes[i], bits, slots, arena, key_offsets)[0]
 
 
 @compiled
@@ -101,13 +126,10 @@ def read_rows(
     """values[i] = weights[row of key i]; keys without a row leave theirs as it is. No rows: the entry is
     it.
     """
-    for i in range(len(offsets) - 1):
-        start, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
-        if start < end:
-            hashed = hash_bytes(data, start, end)
-            entry = _find(data, start, end, hashed, bits, slots, arena, key_offsets)[0]
-            if entry < 0:
-                continue
-            row = np.int64(rows[entry]) if len(rows) else entry
+    entries = np.empty(len(offsets) - 1, np.int64)
+    lookup(data, offsets, bits, slots, arena, key_offsets, entries)
+    for i in range(len(entries)):
+        if entries[i] >= 0:
+            row = np.int64(rows[entries[i]]) if len(rows) else entries[i]
             if row > 0 or len(rows) == 0:
                 values[i] = weights[row]

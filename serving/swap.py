@@ -23,6 +23,7 @@ from serving.config import ServingConfig
 from serving.eligible import eligible, forget
 from serving.errors import SnapshotRefused
 from serving.fresh import CatalogueReader
+from serving.give_back import give_back
 from serving.live_counts import LiveCounts
 from serving.metrics import ServingMetrics
 from serving.popular_now import PopularNow
@@ -78,7 +79,8 @@ class Swapper:
         set_search_threads(self.config.threads)
         with self.pointer.notices() as notices:
             while not stop.is_set():
-                self.step()
+                if self.step():
+                    give_back()
                 self.follow_catalogue()
                 notices.wait(self.config.poll_interval_s, stop)
 

@@ -75,7 +75,7 @@ def test_many_keys_take_few_bytes():
     table = IdTable()
     table.observe(strings([f"#{n:06d}" for n in range(100_000)]), np.zeros(100_000, np.int64))
     same = frozen(table)
-    assert same.nbytes <= 100_000 * (7 + 4 + 6 + 4) + 100
+    assert same.nbytes <= 100_000 * (7 + 4 + 8 + 4) + 100
     keys = strings([f"#{n:06d}" for n in range(-50_000, 200_000)])
     assert same.lookup(keys).tolist() == table.lookup(keys).tolist()
 
