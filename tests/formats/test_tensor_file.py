@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from models.artifact import pack_keys, unpack_keys
 from models.hashed_file import HashedFile
-from models.tensor_file import TensorFileError, read_tensors, write_tensors
+from models.tensor_file import TensorFileError, map_tensor, read_tensors, write_tensors
 
 DTYPES = [np.float64, np.float32, np.int64, np.int32, np.uint8, np.bool_, np.int16]
 arrays = st.sampled_from(DTYPES).flatmap(
@@ -28,7 +28,8 @@ def test_round_trip_and_safetensors_reads_it(tmp_path_factory, tensors):
         sha256, size = file.hexdigest(), file.size
     data = path.read_bytes()
     assert (hashlib.sha256(data).hexdigest(), len(data)) == (sha256, size)
-    for read in (read_tensors(path), safetensors.numpy.load(data)):
+    mapped = {name: map_tensor(path, name) for name in tensors}
+    for read in (read_tensors(path), mapped, safetensors.numpy.load(data)):
         assert read.keys() == tensors.keys()
         for name, array in tensors.items():
             assert read[name].dtype == array.dtype
@@ -49,6 +50,31 @@ def test_reads_what_safetensors_writes_and_stays_the_same_bytes(tmp_path):
         hashlib.sha256(one.getvalue()).hexdigest()
         == "41c04a12ca410cbdaa006380502767ab02f7c89a26db58d56e7fdda30e372cac"
     )
+
+
+def test_reads_only_what_is_named_and_each_into_memory_of_its_own(tmp_path):
+    path = tmp_path / "x"
+    tensors = {"a": np.arange(9), "b": np.ones((2, 3), np.float32), "c": np.zeros(4)}
+    with path.open("wb") as file:
+        write_tensors(file, tensors)
+    read = read_tensors(path, ("b", "c", "none"))
+    assert read.keys() == {"b", "c"}
+    for name, array in read.items():
+        np.testing.assert_array_equal(array, tensors[name])
+        assert array.flags.owndata
+        assert not array.flags.writeable
+    mapped = map_tensor(path, "a")
+    path.unlink()  # the bundle may go while it is served
+    np.testing.assert_array_equal(mapped, tensors["a"])
+    assert not mapped.flags.writeable
+
+
+def test_a_tensor_that_is_not_there_cannot_be_mapped(tmp_path):
+    path = tmp_path / "x"
+    with path.open("wb") as file:
+        write_tensors(file, {"a": np.arange(9), "b": np.ones(2)})
+    with pytest.raises(TensorFileError, match="x: expected a tensor 'c', got a, b"):
+        map_tensor(path, "c")
 
 
 @pytest.mark.parametrize("cut", [0, 4, 20, -1])
