@@ -1,5 +1,5 @@
-"""Counts of items in the store: of what is popular now, and, for the pre-rank and exploration, of what was
-taken and shown.
+"""Counts of items in the store: of what is popular now, and, for blends, the pre-rank and exploration, of
+what was taken and shown.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _KEEP, _TOP, _POLL_S = 5_000, 2_000, 0.5
 
 
 def counted(config: Config) -> dict[str, PopularNowConfig]:
-    """What is counted for the pre-rank network and for exploration, by models.item_signals.PARTS; empty when
-    both are off.
+    """What is counted for blends, the pre-rank network and exploration, by models.item_signals.PARTS; empty
+    when all are off.
     """
-    if not (config.update.prerank or config.serving.exploration.below_events):
+    if not (config.update.counts_items or config.serving.exploration.below_events):
         return {}
     taken = {kind for model in config.models.values() for kind in model.positives}
     kinds = {"taken": taken, "shown": {*KINDS} - taken - {REJECT}}
@@ -63,7 +63,8 @@ def popular_reader(config: Config) -> PopularReader | None:
 def count_readers(config: Config) -> dict[str, PopularReader]:
     """The reading ends of counted(), empty where the server reads none."""
     serving = config.serving
-    if serving.prerank.model != CANDIDATES and not serving.exploration.below_events:
+    by_stages = serving.prerank.model == CANDIDATES or serving.exploration.below_events
+    if not (by_stages or config.update.blends_counts):
         return {}
     url = resolved(config).redis.url
     return {

@@ -39,7 +39,7 @@ def retention(config: Config, held: Archive) -> Iterator[Retention]:
 def trained_through_ms(config: Config) -> int | None:
     """End of the last interval that no training will ask for again; None: no bundle has read anything."""
     marks = [int(manifest["watermark_ms"]) for manifest in registry(config).manifests()]
-    return min(marks) - (HORIZON_MS if config.update.prerank else 0) if marks else None
+    return min(marks) - (HORIZON_MS if config.update.counts_items else 0) if marks else None
 
 
 def _applied(held: Archive, positions: Callable[[], Positions]) -> ReadThrough:

@@ -5,6 +5,10 @@ channel's scores become two features that compare between requests: standardised
 minus the log of the rank among them. The weights are fitted so that what the user took next comes first
 (models/blend_fit.py).
 
+How often each candidate was taken and shown of late (models/item_signals.py) can be weighed like what the
+channels say: the counts of every half-life are further channels, named as there, which bring up no
+candidates.
+
 Shapes: N candidates of one request, C channels, F = 2C features: C standardised scores, then C ranks.
 """
 
@@ -16,10 +20,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.arrays import Float32Array, Tensors, UInt8Array
+from models.item_signals import NAMES, SIGNALS
 
 POPULARITY = "popularity"
 """Name of the popularity channel, by which its weight is fitted and served."""
+_COUNTS = frozenset(NAMES)
 _LOWEST, _HIGHEST = -5.0, 8.0  # of a standardised score: a lone peak must not outvote every other channel
+
+
+def with_counts(scores_CN: Float32Array, signals_NS: Float32Array) -> Float32Array:
+    """float32[C + SIGNALS, N]: scores of C channels, and the candidates' live counts as channels NAMES.
+
+    signals_NS: float32[N, S], the counts first; what stands behind them is not read.
+    """
+    return np.concatenate([scores_CN, signals_NS[:, :SIGNALS].T])
 
 
 def blend_features(scores_CN: Float32Array) -> Float32Array:
@@ -52,6 +66,11 @@ class Blend:
 
     channels: tuple[str, ...]
     weights: Float32Array
+
+    @property
+    def reads_counts(self) -> bool:
+        """Whether live counts are among its channels."""
+        return not _COUNTS.isdisjoint(self.channels)
 
     @classmethod
     def fresh(cls, channels: Sequence[str]) -> Blend:

@@ -125,7 +125,7 @@ def _fused(asking: Asking, rankings: Mapping[str, Ranking], k: int | None) -> Fu
         return fuse(asking.fusion, asking.channels, rankings, most)
     keys = all_keys(rankings)
     scores = yield Step(asking.score_calls(keys), asking.limits_s)
-    return blended(asking.blend, rankings, keys, scores, most)
+    return blended(asking.blend, rankings, keys, {**scores, **asking.counted(keys)}, most)
 
 
 def _staged(asking: Asking, merged: list[Fused]) -> Staging:

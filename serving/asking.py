@@ -79,6 +79,8 @@ class Asking:
     """Filters that candidates are tested against."""
     explore: ExploreSource | None = None
     """Draws the items that are explored, for users with little history."""
+    counts: LiveCounts | None = None
+    """How often items were taken and shown of late, None where it is not followed."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -155,6 +157,13 @@ class Asking:
         """What a blend asks every channel then: what it says of all candidates."""
         return {name: partial(one.scores, self.ask, keys) for name, one in self.sources.items()}
 
+    def counted(self, keys: Sequence[str]) -> dict[str, Float32Array]:
+        """What a blend reads of the live counts, float32[n] by name; empty where it does not or there are
+        none.
+        """
+        reads = self.blend is not None and self.blend.reads_counts
+        return self.counts.scores(keys) if reads and self.counts else {}
+
     def beyond(self, fused: Sequence[Fused], caps: Caps, held: HeldBack, k: int) -> Asking:
         """The same request for what could still join an answer: k more of a channel, none whose value has no
         place left or that is held back.
@@ -225,6 +234,7 @@ def ask(
         popular_missing=live.popular.missing if live.popular and POPULAR_NOW in plan.sources else "",
         seen=[one for one in profile.seen if isinstance(one, BloomSeen) and one.generations],
         explore=explore,
+        counts=live.counts,
     )
 
 
@@ -274,6 +284,8 @@ def _made_plan(items: Eligible, of: _PlanOf, named: str, cold: bool) -> Plan:
     given = {name: channels[name].timeout_ms if name in channels else None for name in (*sources, EXPLORE)}
     blends = blend_of(snapshot, fusion, sources) is not None
     stages, missing = _stages(snapshot, config, blends, of.counts)
+    if blends and snapshot.blend and snapshot.blend.reads_counts and (why := _uncounted(of.counts)):
+        missing.append(f"blend: {why}")
     most = config.caps_in(named)
     deep = blends or fusion.method in ("rrf", "weighted")
     return Plan(
@@ -318,6 +330,12 @@ def _stages(
     return stages, missing
 
 
+def _uncounted(counts: LiveCounts | None) -> str:
+    """Why there are no counts of items, "" = there are."""
+    why = "they are not followed" if counts is None else counts.missing
+    return f"no counts of items: {why}" if why else ""
+
+
 def _network(snapshot: Snapshot, blends: bool, counts: LiveCounts | None) -> CandidateRanker | str:
     """The network over candidates, or why it cannot order this answer."""
     if snapshot.prerank is None:
@@ -325,7 +343,7 @@ def _network(snapshot: Snapshot, blends: bool, counts: LiveCounts | None) -> Can
     if not blends:
         return "it orders what a blend of several channels fused, and nothing was blended"
     if counts is None or counts.missing:
-        return f"no counts of items: {counts.missing if counts else 'they are not followed'}"
+        return _uncounted(counts)
     ranker = CandidateRanker(snapshot.prerank, counts, snapshot.affinities, snapshot.history_kinds)
     if ranker.named != snapshot.prerank.signals:
         return (

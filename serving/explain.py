@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from serving.answering import Chosen
 from serving.asking import Asking
 from serving.channels.contract import Ask
@@ -21,6 +23,7 @@ def explained(
     for item in items:
         counts[item.channel] = counts.get(item.channel, 0) + 1
     staged, caps = chosen.staged, chosen.caps
+    counted = asking.counted([one.key for one in fused])
     told = [
         ExplainedItem(
             item.id,
@@ -28,8 +31,9 @@ def explained(
             [FoundBy(by.channel, by.score, by.rank) for by in one.found],
             {stage: scores[one.key] for stage, scores in staged.scores.items() if one.key in scores},
             caps.crowded(one.key),
+            {name: float(np.expm1(logs[at])) for name, logs in counted.items()},
         )
-        for item, one in zip(items, fused, strict=True)
+        for at, (item, one) in enumerate(zip(items, fused, strict=True))
     ]
     return Explanation(
         asking.ask.ts_ms,

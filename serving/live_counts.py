@@ -1,4 +1,5 @@
-"""How often every item was taken and shown of late: read from the store every moment, for the pre-rank.
+"""How often every item was taken and shown of late: read from the store every moment, for blends and the
+pre-rank.
 
 A third immutable reference beside the snapshot and what is popular now, read once per request.
 """
@@ -13,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from models.arrays import Float32Array, Float64Array
-from models.item_signals import HALF_LIVES_H, PARTS, SIGNALS, ItemSignals
+from models.item_signals import HALF_LIVES_H, NAMES, PARTS, SIGNALS, ItemSignals
 from serving.popular_now import PopularReader
 from serving.store_follower import StoreFollower
 from stream.popular_counts import EVERYTHING
@@ -71,6 +72,10 @@ class LiveCounts:
         found: Float32Array = self.values[[self.places.get(key, nowhere) for key in keys]]
         return found
 
+    def scores(self, keys: Sequence[str]) -> dict[str, Float32Array]:
+        """The same as a blend reads them: float32[N] by name; empty while there are none."""
+        return {} if self.missing else dict(zip(NAMES, self.signals(keys).T, strict=True))
+
 
 class CountsFollower(StoreFollower):
     """Of how often items were taken and shown."""
@@ -83,7 +88,7 @@ class CountsFollower(StoreFollower):
     ) -> None:
         """readers: of each of PARTS, of lists by HALF_LIVES_H; publish: takes every new reading."""
         config = readers[PARTS[0]].config
-        what = "counts of items are not known, no pre-rank by them"
+        what = "counts of items are not known, no blend and no pre-rank by them"
         super().__init__(what, config.poll_interval_s, config.stale_s, clock_s)
         self._readers, self._publish = readers, publish
         self._told = dict.fromkeys(readers, _NO_READING)

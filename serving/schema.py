@@ -56,7 +56,8 @@ class FoundBy(msgspec.Struct, frozen=True, gc=False):
 
 class ExplainedItem(msgspec.Struct, frozen=True):
     """An item of the answer: the channels that named it, what fusion ordered it by (0 = by turns), its score
-    in each stage that looked at it, and by capped attribute how many candidates of its value were left out.
+    in each stage that looked at it, and by capped attribute how many candidates of its value were left out;
+    counts: how often it was taken and shown of late by half-life, where the blend read it.
     """
 
     id: int | str
@@ -64,6 +65,7 @@ class ExplainedItem(msgspec.Struct, frozen=True):
     found_by: list[FoundBy]
     stages: dict[str, float] = {}
     crowded_out: dict[str, int] = {}
+    counts: dict[str, float] = {}
 
 
 class Explanation(msgspec.Struct, frozen=True):

@@ -62,7 +62,7 @@ def serve(
     profiles: asked on this call's event loop; `close()` is awaited at the end when it has one.
     events: called in a thread with a list of stream.event.Event for every POST /v1/events; raises when it
     cannot. catalogue: where new items come from. popular: where what is popular now is read;
-    counts: where the pre-rank's counts are, by part (models.item_signals.PARTS).
+    counts: where live counts of items are, by part (models.item_signals.PARTS).
     on_ready: told the address (http://host:port) as soon as requests are taken.
     Raises AddressInUse. Signals are the caller's: let SIGTERM set `stop`.
     """

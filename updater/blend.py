@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 
 from models.arrays import BoolArray, Float32Array, Int64Array
 from models.artifact import Artifact
-from models.blend import POPULARITY, Blend
+from models.blend import POPULARITY, Blend, with_counts
 from models.blend_candidates import Said, candidates
 from models.blend_fit import BlendRows, fit_blend
 from models.bundle import BLEND_FILE, POPULARITY_FILE, PRERANK_FILE, neighbours_file
 from models.delta import PopularityList
 from models.index import load_items
+from models.item_signals import NAMES
 from models.item_to_item import ItemToItemConfig
 from models.learner import Learner, Samples
 from models.moments import Moments, newest_places
@@ -58,12 +59,15 @@ class BlendRefit:
     def __init__(
         self, parent: Artifact, positives: tuple[str, ...], channels: Mapping[str, ItemToItemConfig],
         targets: int, seed: int, signals: RequestSignals | None = None,
+        counts: bool = False, prerank: bool = True,
     ) -> None:  # fmt: skip
         """targets: how many are asked at most; seed: which ones, and the order of the fit. signals: what is
-        known of items, for a pre-rank network; None = fit none.
+        known of items; None: the next two are off. counts: the blend reads their counts; prerank: fit a
+        network that reads all of them.
         """
         self._parent, self._positives, self._targets, self._seed = parent, positives, targets, seed
         self._signals = signals
+        self._counts, self._ranks = counts and signals is not None, prerank and signals is not None
         self._channels = {
             name: config
             for name, config in channels.items()
@@ -96,7 +100,8 @@ class BlendRefit:
         if self._asked is None:
             return before
         channels = self._channels_of(self._asked)
-        rows = BlendRows(tuple(channels), self._signals.named if self._signals else ())
+        named = (*channels, *NAMES) if self._counts else tuple(channels)
+        rows = BlendRows(named, self._signals.named if self._signals else ())
         every = pc.unique(pa.concat_arrays([channel.keys for channel in channels.values()]))
         codes_of = {name: _Codes.of(channel.keys, every) for name, channel in channels.items()}
         if self._signals:
@@ -112,12 +117,14 @@ class BlendRefit:
                 signals = None
                 if self._signals:
                     signals = self._signals.of(codes, begin + row, int(self._asked.asked_ms[begin + row]))
+                    scores_CN = with_counts(scores_CN, signals) if self._counts else scores_CN
                 rows.add(scores_CN, int(place[0]) if len(place) else -1, signals)
                 if len(place):
                     kept.append(int(self._asked.places[begin + row]))
         rows = rows.take(np.argsort(kept))
-        blend = fit_blend(before.blend or Blend.fresh(rows.channels), rows, self._seed)
-        if not self._signals:
+        # The first weights are of channels; counts begin at 0, as all that joins a blend.
+        blend = fit_blend(before.blend or Blend.fresh(tuple(channels)), rows, self._seed)
+        if not self._ranks:
             return Fitted(blend, None)
         gate = judged_fit(before.prerank, blend, rows, self._seed)
         return Fitted(blend, fit_prerank(before.prerank, blend, rows, self._seed), gate)
@@ -126,7 +133,7 @@ class BlendRefit:
         blend = prerank = None
         if self._parent.has(BLEND_FILE):
             blend = Blend.from_tensors(self._parent.tensors(BLEND_FILE))
-        if self._signals and self._parent.has(PRERANK_FILE):
+        if self._ranks and self._parent.has(PRERANK_FILE):
             prerank = Prerank.from_tensors(self._parent.tensors(PRERANK_FILE))
         return Fitted(blend, prerank)
 

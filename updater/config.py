@@ -23,6 +23,11 @@ class UpdateConfig(BaseModel):
         description="Targets of the new stretch that the parent's channels are asked for, to fit how serving "
         "blends them; 0 = no blend.",
     )
+    blend_counts: bool | None = Field(
+        None,
+        description="Blend live counts of the items as well: how often each was taken and shown of late, as "
+        "of the request. The store counts them then; none = where it does for a pre-rank (prerank).",
+    )
     prerank: bool = Field(
         False,
         description="Fit a pre-rank network to the same targets: it orders what the blend puts first by live "
@@ -40,10 +45,24 @@ class UpdateConfig(BaseModel):
         12.0, gt=0, description="Half-life of the popularity channel's counts, hours of event time."
     )
 
+    @property
+    def blends_counts(self) -> bool:
+        """Whether blends are fitted with live counts."""
+        return self.prerank if self.blend_counts is None else self.blend_counts
+
+    @property
+    def counts_items(self) -> bool:
+        """Whether the full retrain reads live counts, for the blend or the network over it."""
+        return self.prerank or self.blends_counts
+
     @model_validator(mode="after")
-    def _prerank_needs_a_blend(self) -> Self:
+    def _what_needs_a_blend_has_one(self) -> Self:
         if self.prerank and not self.blend_targets:
             raise ValueError("prerank: expected blend_targets above 0, for it is fitted to them, got 0")
+        if self.blend_counts and not self.blend_targets:
+            raise ValueError(
+                "blend_counts: expected blend_targets above 0, for a blend is fitted to them, got 0"
+            )
         return self
 
 

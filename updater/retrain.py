@@ -97,7 +97,8 @@ class FullRetrain:
         if bundle is not None and self.config.blend_targets:
             blend = BlendRefit(
                 bundle, self.recipe.positives, self.recipe.channels, self.config.blend_targets, last.sequence,
-                self._signals(watermark_ms, last, state, stretches) if self.config.prerank else None,
+                self._signals(watermark_ms, last, state, stretches) if self.config.counts_items else None,
+                self.config.blends_counts, self.config.prerank,
             )  # fmt: skip
         trained = state.retrain(
             stretches,

@@ -18,9 +18,10 @@ from deploy.backtest.rejects import RejectLog
 from deploy.backtest.settings import FUSED, PRERANK
 from deploy.backtest.targets import History, Targets
 from models.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
-from models.blend import Blend, blend_features
+from models.blend import Blend, blend_features, with_counts
 from models.blend_candidates import Said, candidates
 from models.blend_fit import BlendRows, fit_blend
+from models.item_signals import NAMES
 from models.prerank import Prerank, prerank_inputs
 from models.prerank_fit import CANDIDATES, fit_prerank
 
@@ -61,8 +62,8 @@ def _nothing(kept: Int64Array, k: int) -> Ranked:
 
 
 class FusedChannel:
-    """One blend per strategy, over the same channels; with `signals` a pre-rank network of each as well,
-    and with `rejects` what that turns down is noted there.
+    """One blend per strategy, over the same channels; with `signals` it may read their counts, and there may
+    be a pre-rank network of each as well; with `rejects` what that turns down is noted there.
     """
 
     def __init__(
@@ -73,9 +74,15 @@ class FusedChannel:
         seed: int,
         signals: MomentSignals | None = None,
         rejects: RejectLog | None = None,
+        counts: bool = False,
+        prerank: bool = True,
     ) -> None:
-        self._channels, self._targets, self._k, self._seed = tuple(channels), targets, k, seed
-        self._signals, self._rejects = signals, rejects
+        """counts: whether the blends read the signals' counts; prerank: whether networks read the signals."""
+        self._asked, self._targets, self._k, self._seed = tuple(channels), targets, k, seed
+        self._counts, self._ranks = counts and signals is not None, prerank and signals is not None
+        self._channels = (*self._asked, *NAMES) if self._counts else self._asked
+        self._named = signals.named if signals else ()
+        self._rejects = rejects
         self._blends: dict[str, Blend] = {}
         self._preranks: dict[str, Prerank | None] = {}
         self._rows: dict[str, BlendRows] = {}
@@ -95,7 +102,7 @@ class FusedChannel:
             if name in self._rows:
                 seed = self._seed + self._fits
                 self._blends[name] = fit_blend(self._blend(name), self._rows[name], seed)
-                if self._signals:
+                if self._ranks:
                     before = self._preranks.get(name)
                     self._preranks[name] = fit_prerank(before, self._blends[name], self._rows[name], seed)
         self._rows.clear()
@@ -119,12 +126,12 @@ class FusedChannel:
         """By channel, as Replay has it of any: the rows of the block that count in the scope, their ranks
         (inf = no channel brought the target up) and lists of item codes.
 
-        learn: rows that the next fit takes (scope all); known: of the block, for a pre-rank network;
+        learn: rows that the next fit takes (scope all); known: of the block, where signals are read;
         rejecting: rows of which is noted what the network does not put among the first k (scope all).
         """
         kept = np.arange(len(rows)) if scope == "all" else np.flatnonzero(unseen)
         blend, prerank = self._blend(strategy), self._preranks.get(strategy)
-        found = {name: _nothing(kept, self._k) for name in ((FUSED, PRERANK) if self._signals else (FUSED,))}
+        found = {name: _nothing(kept, self._k) for name in ((FUSED, PRERANK) if self._ranks else (FUSED,))}
         for at, row in enumerate(kept):
             barred = None
             if scope == "new":
@@ -132,15 +139,16 @@ class FusedChannel:
             codes, scores_CN = candidates(said, int(row), barred)
             place = np.flatnonzero(codes == self._targets.item[rows[row]])
             signals = known.of(int(row), codes) if known else None
+            if self._counts and signals is not None:
+                scores_CN = with_counts(scores_CN, signals)
             if scope == "all" and learn[row]:
-                named = self._signals.named if self._signals else ()
-                rows_of = self._rows.setdefault(strategy, BlendRows(self._channels, named))
+                rows_of = self._rows.setdefault(strategy, BlendRows(self._channels, self._named))
                 rows_of.add(scores_CN, int(place[0]) if len(place) else -1, signals)
             features = blend_features(scores_CN)
             values: Float32Array = features @ blend.weights
             order = np.argsort(-values, kind="stable")
             found[FUSED].put(at, codes, values, order, place)
-            if signals is not None:
+            if self._ranks and signals is not None:
                 first = order[:CANDIDATES]
                 ordered = np.arange(len(codes), 0, -1).astype(np.float32)[np.argsort(order)]
                 if prerank and len(first):
@@ -154,4 +162,4 @@ class FusedChannel:
         return found
 
     def _blend(self, strategy: str) -> Blend:
-        return self._blends.setdefault(strategy, Blend.fresh(self._channels))
+        return self._blends.setdefault(strategy, Blend.fresh(self._asked).over(self._channels))

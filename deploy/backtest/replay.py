@@ -111,15 +111,17 @@ class Replay:
         }
         self._shown = frozenset(shown)
         self._signals, recipe = None, self.settings.recipe
-        if PRERANK in self.settings.channels:
+        prerank = PRERANK in self.settings.channels
+        if prerank or (self.settings.blended and self.settings.counts):
             sides = recipe.affinity_counts.sides
             self._signals = MomentSignals(self.stream.events, self.targets, recipe.positives, sides)
         seed = self.settings.shuffle_seed
         back = self.settings.rejects
         self.rejects = None if back is None else RejectLog(self.targets, back)
         self.fused = FusedChannel(
-            self.settings.blended, self.targets, self.k, seed, self._signals, self.rejects
-        )
+            self.settings.blended, self.targets, self.k, seed, self._signals, self.rejects,
+            self.settings.counts, prerank,
+        )  # fmt: skip
 
     def run(
         self, steps: Sequence[Step], rows: Int64Array, progress: Progress = lambda what, done, of: None

@@ -51,7 +51,8 @@ class RejectsBack:
 @dataclass(frozen=True)
 class Settings:
     """What is learned and by which clock. channels: those that are shown; blended: those that make up
-    `fused` and `prerank`, empty where neither is asked for; rejects: None = none go back.
+    `fused` and `prerank`, empty where neither is asked for; rejects: None = none go back; counts: whether
+    the blend reads live counts.
     """
 
     recipe: Recipe
@@ -62,6 +63,7 @@ class Settings:
     shuffle_seed: int
     threads: int
     rejects: RejectsBack | None = None
+    counts: bool = True
 
 
 def interval_of(text: str) -> int:
@@ -131,6 +133,7 @@ def settings_of(
         shuffle_seed=config.update.seed if training_seed is None else training_seed,
         threads=config.update.retrain_threads,
         rejects=None if rejects is None else _rejects_back(rejects, channels, models, config),
+        counts=config.update.blend_counts is not False,
     )
 
 

@@ -62,7 +62,7 @@ class System:
         self._next = {_EVENTS: 0, _REJECTS: 0}
         self._waiting: list[pa.Table] = []
         self._rejects: list[Event] = []
-        wanted = config.serving.prerank.model == CANDIDATES
+        wanted = config.serving.prerank.model == CANDIDATES or config.update.blends_counts
         self._counted = ItemSignals(recipe(config).positives) if wanted else None
         self._counts = LiveCounts()
         self._counts_ms = 0

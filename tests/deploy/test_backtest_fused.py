@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,10 @@ from deploy.backtest.moment_signals import MomentSignals
 from deploy.backtest.run import backtest
 from deploy.backtest.targets import Targets, targets_of
 from models.affinities import JOINT, Affinities, Sides
-from models.blend import Blend, blend_features
+from models.blend import Blend, blend_features, with_counts
 from models.blend_candidates import Said
 from models.feature_config import FeatureConfig
-from models.item_signals import SIGNALS
+from models.item_signals import NAMES, SIGNALS
 from models.moments import Moments
 from models.prerank import Prerank, prerank_inputs
 from tests.deploy.backtest_data import HOUR, POSITIVES, START, event_table, write_tables
@@ -122,6 +123,37 @@ def test_a_pre_rank_orders_what_the_blend_puts_first() -> None:
         assert found.rank[at] == (values > values[targets.item[row]]).sum()
 
 
+def test_counts_are_blended_by_brute_force_and_learned_from() -> None:
+    rng = np.random.default_rng(9)
+    targets, events = table_targets(), event_stream(event_table()).events
+    rows = np.sort(rng.choice(np.arange(200, len(targets)), 6, replace=False))
+    items = np.arange(len(targets.item_keys))
+    said = [Said(items, rng.normal(size=(6, len(items))).astype(np.float32)) for _ in "ab"]
+    signals = MomentSignals(events, targets, POSITIVES, Sides(()))
+    known = signals.block(Affinities(), moments_of([""] * 6), rows)
+    channel = FusedChannel(("a", "b"), targets, 7, 0, signals, counts=True, prerank=False)
+    every = ("a", "b", *NAMES)
+    blend = channel._blends["s"] = Blend(every, rng.normal(size=2 * len(every)).astype(np.float32))
+    learn = np.arange(6) < 4
+    found = channel.answer("s", said, rows, targets.before(rows), np.ones(6, bool), learn, "all", known)
+    assert set(found) == {"fused"}
+    for at, row in enumerate(rows):
+        earlier = events.filter(events["ts_ms"].to_numpy() < targets.asked_ms[row])
+        # Of a stream that ends where the request begins.
+        counts = MomentSignals(earlier, targets, POSITIVES, Sides(())).counts(
+            items, int(targets.asked_ms[row])
+        )
+        assert counts.any()
+        features = blend_features(with_counts(np.stack([one.scores[at] for one in said]), counts))
+        values = features @ blend.weights
+        assert found["fused"].best[at].tolist() == np.argsort(-values, kind="stable")[:7].tolist()
+        if learn[at]:
+            assert channel._rows["s"].features[at].tobytes() == features.tobytes()
+    first = FusedChannel(("a", "b"), targets, 7, 0, signals, counts=True)._blend("s")
+    assert first.channels == every
+    assert first.weights.tolist() == [0.5, 0.5] + [0] * (2 * len(every) - 2)
+
+
 def affinities_of(rng: np.random.Generator, items: pa.Array) -> Affinities:
     """Of two scenes."""
     drawn = rng.normal(size=(2, len(items))).astype(np.float16)
@@ -173,8 +205,10 @@ def test_it_blends_what_it_is_asked_beside_and_says_how(tables: dict[str, Path],
     assert figures["about"]["blended"] == ["small", "popularity", "item_cf"]
     for strategy in ("frozen", "hourly"):
         weights = np.array(list(figures["about"]["blend"][strategy].values()))
-        assert weights.shape == (3, 2)
-        assert not np.allclose(weights, [1 / 3, 0])  # it has learned before it was asked
+        assert list(figures["about"]["blend"][strategy]) == ["small", "popularity", "item_cf", *NAMES]
+        assert weights.shape == (3 + SIGNALS, 2)
+        assert not np.allclose(weights[:3], [1 / 3, 0])  # it has learned before it was asked
+        assert weights[3:].any()
         shown = figures["metrics"][strategy]
         assert set(shown) == set(CHANNELS)
         assert shown["fused"]["all"]["n"] == shown["small"]["all"]["n"]
@@ -205,6 +239,29 @@ def test_the_other_channels_answer_as_without_it(tables: dict[str, Path], tmp_pa
         )
     blended, plain = lists_of(tmp_path / "with"), lists_of(tmp_path / "without")
     assert {key: made for key, made in blended.items() if key[2] not in OURS} == plain
+
+
+def test_it_is_the_same_without_a_pre_rank_and_reads_no_counts_where_it_is_told_so(
+    tables: dict[str, Path], tmp_path: Path
+) -> None:
+    config = tmp_path / "no_counts.toml"
+    settings: dict[str, dict[str, Any]] = {
+        "both": {"channels": CHANNELS},
+        "fused": {"channels": CHANNELS[:-1]},
+        "no counts": {"channels": CHANNELS[:-1], "config": config},
+    }
+    asked = {
+        name: question(tables, tmp_path / name, strategies=("hourly",), start_ms=FROM_MS, **changes)
+        for name, changes in settings.items()
+    }
+    config.write_text(f"{asked['both'].config.read_text()}\n[update]\nblend_counts = false\n")
+    figures = {name: backtest(one) for name, one in asked.items()}
+    fused = {
+        name: {key: made for key, made in lists_of(tmp_path / name).items() if key[2] == "fused"}
+        for name in asked
+    }
+    assert fused["both"] == fused["fused"] != fused["no counts"]
+    assert list(figures["no counts"]["about"]["blend"]["hourly"]) == ["small", "popularity", "item_cf"]
 
 
 def test_alone_it_blends_the_configurations_channels(tables: dict[str, Path], tmp_path: Path) -> None:

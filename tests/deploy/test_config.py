@@ -10,6 +10,7 @@ from deploy.config import Config
 from deploy.config_load import load
 from deploy.errors import ConfigError
 from deploy.wiring import pointer
+from deploy.wiring_counts import count_readers, counted
 from deploy.wiring_training import recipe
 from models.item_to_item import ItemToItemConfig
 
@@ -65,11 +66,34 @@ def test_the_pre_rank_over_all_candidates_has_what_it_needs() -> None:
     assert config.serving.rankers == ()
     with pytest.raises(ValueError, match="expected blend_targets above 0"):
         Config.model_validate({"update": {"prerank": True, "blend_targets": 0}})
+    with pytest.raises(ValueError, match="blend_counts: expected blend_targets above 0"):
+        Config.model_validate({"update": {"blend_counts": True, "blend_targets": 0}})
     with pytest.raises(ValueError, match="expected other names than 'candidates'"):
         Config.model_validate({"rankers": {"candidates": {"kind": "deepfm"}}})
     rank = {"serving": {"rank": {"model": "candidates"}}, "update": {"prerank": True}}
     with pytest.raises(ValueError, match=r"serving\.rank\.model: expected one of no rankers"):
         Config.model_validate(rank)
+
+
+@pytest.mark.parametrize(
+    ("given", "counts"),
+    [
+        ({}, False),
+        ({"prerank": True}, True),
+        ({"prerank": True, "blend_counts": False}, False),
+        ({"blend_counts": True}, True),
+    ],
+)
+def test_blends_read_counts_where_they_are_told_to_or_items_are_counted_anyway(
+    given: dict[str, bool], counts: bool
+) -> None:
+    config = Config.model_validate({"update": given})
+    assert config.update.blends_counts == counts
+    assert config.update.counts_items == bool(counted(config)) == any(given.values())
+    assert bool(count_readers(config)) == counts  # the stage that would read them too is off
+    stage = {"serving": {"prerank": {"model": "candidates"}}}
+    if config.update.prerank:
+        assert count_readers(Config.model_validate({"update": given, **stage}))
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def test_joined_rows_are_held_by_the_oldest_bundle_with_such_a_ranker(
     ]
     assert ranked_through_ms(config) == 15
     assert trained_through_ms(config) == 10
-    update = config.update.model_copy(update={"prerank": True})
-    assert trained_through_ms(config.model_copy(update={"update": update})) == 10 - HORIZON_MS
+    for reader in ("prerank", "blend_counts"):
+        update = config.update.model_copy(update={reader: True})
+        assert trained_through_ms(config.model_copy(update={"update": update})) == 10 - HORIZON_MS
     assert ranked_through_ms(config.model_copy(update={"rankers": {}})) is None

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from models.blend import Blend, blend_features
+from models.blend import Blend, blend_features, with_counts
 from models.blend_fit import BlendRows, fit_blend
+from models.item_signals import NAMES, SIGNALS
 
 INF = float("inf")
 
@@ -53,7 +54,47 @@ def test_channels_may_come_and_go():
     assert Blend.fresh(()).over(("a",)).weights.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("channels", [(), ("a",), ("zwei", "türme")])
+def test_counts_are_channels_behind_the_others():
+    scores = np.array([[1.0, 2.0, 3.0], [0.0, -INF, 1.0]], np.float32)
+    signals = np.arange(3 * (SIGNALS + 2), dtype=np.float32).reshape(3, -1)  # two signals more than counts
+    found = with_counts(scores, signals)
+    assert found.shape == (2 + SIGNALS, 3)
+    assert found[:2].tobytes() == scores.tobytes()
+    for count in range(SIGNALS):
+        assert found[2 + count].tolist() == [count, SIGNALS + 2 + count, 2 * (SIGNALS + 2) + count]
+    assert Blend.fresh(("a", *NAMES)).reads_counts
+    assert not Blend.fresh(("a", "b")).reads_counts
+
+
+@given(st.integers(0, 99), st.integers(1, 20), st.floats(0, 9, width=32))
+def test_counts_that_are_the_same_of_all_move_nobody(seed, n, count):
+    rng = np.random.default_rng(seed)
+    blend = Blend(("a", "b", *NAMES), rng.normal(size=2 * (2 + SIGNALS)).astype(np.float32))
+    scores = rng.normal(size=(2, n)).astype(np.float32)
+    found = blend.values(with_counts(scores, np.full((n, SIGNALS), count, np.float32)))
+    np.testing.assert_allclose(found, blend.over(("a", "b")).values(scores), atol=1e-5)
+
+
+def test_fit_finds_the_counts_that_know():
+    """One count is high for targets, the channel knows nothing; the first weights know no counts."""
+
+    def counted(targets, seed):
+        rng = np.random.default_rng(seed)
+        rows = BlendRows(("a", *NAMES))
+        for _ in range(targets):
+            signals, place = rng.exponential(size=(40, SIGNALS)).astype(np.float32), int(rng.integers(40))
+            signals[place, 4] += 2.5
+            rows.add(with_counts(rng.normal(size=(1, 40)).astype(np.float32), signals), place)
+        return rows
+
+    fitted, test = fit_blend(Blend.fresh(("a",)), counted(800, 0), seed=0), counted(300, 1)
+    assert fitted.channels == ("a", *NAMES)
+    by_count = Blend(("a", *NAMES), np.eye(2 * (1 + SIGNALS), dtype=np.float32)[1 + 4])
+    assert mean_rank(fitted, test) < 1.15 * mean_rank(by_count, test)
+    assert mean_rank(fitted, test) < 0.5 * mean_rank(Blend.fresh(("a",)).over(("a", *NAMES)), test)
+
+
+@pytest.mark.parametrize("channels", [(), ("a",), ("zwei", "türme"), ("a", *NAMES)])
 def test_round_trip(channels):
     blend = Blend(channels, np.arange(2 * len(channels), dtype=np.float32))
     again = Blend.from_tensors(blend.tensors())

@@ -69,6 +69,7 @@ def test_recall(ready):
                 "found_by": [{"channel": "m", "score": item["score"], "rank": rank}],
                 "stages": {},
                 "crowded_out": {},
+                "counts": {},
             }
             for rank, item in enumerate(body["items"])
         ],

@@ -10,14 +10,14 @@ import pytest
 from deploy.config import Config
 from deploy.wiring_counts import counted
 from models.affinities import JOINT, Affinities, Sides, codes_of
-from models.blend import Blend, blend_features
+from models.blend import Blend, blend_features, with_counts
 from models.feature_config import FeatureConfig
 from models.item_signals import NAMES, PARTS, SIGNALS, ItemSignals
 from models.prerank import Prerank, prerank_inputs
-from serving.asking import Live
+from serving.asking import Live, ask
 from serving.channels.contract import Ask
 from serving.config import ServingConfig
-from serving.fusion import Fused
+from serving.fusion import Fused, all_keys
 from serving.live_counts import CountsFollower, LiveCounts
 from serving.recall import recall
 from serving.schema import RecallRequest
@@ -122,6 +122,57 @@ def test_the_first_of_the_blend_are_ordered_by_the_network(served):
     assert order != first[:10]
     other = LiveCounts(counts.places, counts.values[::-1].copy())
     assert [item.id for item in answered(snapshot, other).items] != order
+
+
+def counting(snapshot):
+    """The same with a blend that reads counts too, and no network."""
+    channels = (*snapshot.blend.channels, *NAMES)
+    weights = np.random.default_rng(8).normal(size=2 * len(channels)).astype(np.float32)
+    return replace(snapshot, blend=Blend(channels, weights), prerank=None)
+
+
+def test_a_blend_reads_counts_of_every_candidate(served):
+    """The order by brute force, from what the channels say without counts."""
+    snapshot, counts = counting(served[0]), served[1]
+    blend, own = snapshot.blend, served[0].blend.channels
+    request = RecallRequest("u1", 10)
+    asking = ask(snapshot, request, profile(CLICKS), 500, ServingConfig(), live=Live(counts=counts))
+    rankings = {name: one.candidates(asking.ask, asking.k) for name, one in asking.sources.items()}
+    keys = all_keys(rankings)
+    signals = np.stack([counts.values[counts.places.get(key, 30)] for key in keys])
+    assert 0 < sum(key in counts.places for key in keys) < len(keys)
+    nothing = np.full(len(keys), -np.inf, np.float32)
+    said = [
+        asking.sources[name].scores(asking.ask, keys) if name in asking.sources else nothing for name in own
+    ]
+    values = blend.values(with_counts(np.stack(said), signals))
+    first = [keys[at] for at in np.argsort(-values, kind="stable")[:10]]
+    answer = answered(snapshot, counts, ServingConfig())
+    assert [item.id for item in answer.items] == first
+    assert answer.degraded == []
+    assert [item.id for item in answered(served[0], counts, ServingConfig()).items] != first
+    for one in answer.explain.items:
+        assert one.value == pytest.approx(values[keys.index(one.id)], rel=1e-4, abs=1e-4)
+        assert list(one.counts) == list(NAMES)
+        logs = counts.values[counts.places.get(one.id, 30)]
+        assert list(one.counts.values()) == pytest.approx(np.expm1(logs), rel=1e-4, abs=1e-6)
+
+
+def test_without_counts_a_blend_weighs_what_the_channels_say(served):
+    snapshot = counting(served[0])
+    blind = replace(snapshot, blend=snapshot.blend.over(served[0].blend.channels))
+    expected = [item.id for item in answered(blind, None, ServingConfig()).items]
+    away = LiveCounts(missing="the store is away")
+    for live, why in ((None, "they are not followed"), (away, "the store is away")):
+        answer = answered(snapshot, live, ServingConfig())
+        assert [item.id for item in answer.items] == expected
+        assert answer.degraded == [f"blend: no counts of items: {why}"]
+        assert not any(one.counts for one in answer.explain.items)
+    turns = ServingConfig.model_validate({"fusion": {"method": "snake"}})
+    assert answered(snapshot, away, turns).degraded == []
+    # Weights of a bundle without counts read none, whether there are any or not.
+    assert [item.id for item in answered(blind, served[1], ServingConfig()).items] == expected
+    assert not any(one.counts for one in answered(blind, served[1], ServingConfig()).explain.items)
 
 
 def test_scores_by_hand(served):

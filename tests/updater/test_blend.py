@@ -5,15 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from models.affinity_counts import AffinityCounts
-from models.blend import Blend
+from models.blend import Blend, with_counts
+from models.blend_candidates import candidates
+from models.blend_fit import BlendRows, fit_blend
 from models.bundle import BLEND_FILE, PRERANK_FILE, PRERANK_GATE
 from models.catalogue_columns import CatalogueColumns
 from models.feature_config import FeatureConfig
 from models.index import load_items
-from models.item_signals import NAMES
+from models.item_signals import NAMES, ItemSignals
 from models.key_bytes import hash_keys
 from models.learner import Learner
 from models.moments import Moments
@@ -23,7 +26,7 @@ from models.retrieve import dense_scores
 from tests.updater.test_item_channels import CHANNELS
 from tests.updater.test_loop import assert_same_bytes
 from tests.updater.world import HOUR, RECIPE, START, UPDATE, World
-from updater.blend import BlendRefit, newest
+from updater.blend import BlendRefit, _Codes, newest
 from updater.request_signals import RequestSignals
 
 
@@ -100,7 +103,7 @@ def test_models_are_asked_before_they_train_with_the_parents_items(world: World)
 
 def test_a_pre_rank_network_beside_it_where_one_is_wanted(world: World, tmp_path: Path) -> None:
     wanted = World(tmp_path, world.recipe)
-    config = UPDATE.model_copy(update={"prerank": True})
+    config = UPDATE.model_copy(update={"prerank": True, "blend_counts": False})
     bundles = []
     for hours in ((0, 4), (4, 8), (8, 10)):
         wanted.pass_hours(*hours)
@@ -123,6 +126,61 @@ def test_a_pre_rank_network_beside_it_where_one_is_wanted(world: World, tmp_path
     assert alone is not None
     assert both.weights.tobytes() == alone.weights.tobytes()
     assert not world.registry.open_bundle(world.registry.bundles()[1]).has(PRERANK_FILE)
+
+
+def test_live_counts_are_blended_as_of_each_request(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every target's counts are those of the archive cut off where its request begins."""
+    fitted: list[BlendRows] = []
+
+    def noted(before: Blend, rows: BlendRows, seed: int) -> Blend:
+        fitted.append(rows)
+        return fit_blend(before, rows, seed)
+
+    monkeypatch.setattr("updater.blend.fit_blend", noted)
+    wanted = World(tmp_path, world.recipe)
+    bundles = []
+    for hours in ((0, 4), (4, 8)):
+        wanted.pass_hours(*hours)
+        bundles.append(wanted.retrain(config=UPDATE.model_copy(update={"blend_counts": True})))
+    blend = blend_of(wanted.registry, bundles[1])
+    assert blend is not None
+    channels = (*RECIPE.models, *CHANNELS, "popularity")
+    assert blend.channels == (*channels, *NAMES)
+    weights = dict(zip(blend.channels, blend.weights.reshape(2, -1).T, strict=True))
+    for name in NAMES:  # nothing but purchases: nobody was shown anything
+        assert weights[name].all() == weights[name].any() == name.startswith("taken")
+    opened = wanted.registry.open_bundle(bundles[1])
+    assert not opened.has(PRERANK_FILE)
+    assert PRERANK_GATE not in opened.manifest["gates"]
+
+    alone = BlendRefit(
+        wanted.registry.open_bundle(bundles[0]), RECIPE.positives, CHANNELS, UPDATE.blend_targets, 3
+    )
+    learner = Learner.load(wanted.registry.open_bundle(bundles[0]), "two_tower")
+    events = wanted.reader.read(None, START + 8 * HOUR)
+    samples = learner.prepare(wanted.reader.read(START + 4 * HOUR, START + 8 * HOUR), CatalogueColumns())
+    alone.ask("two_tower", learner, samples)
+    assert alone._asked is not None
+    plain, ts_ms = BlendRows(channels), events["ts_ms"].to_numpy()
+    said = alone._channels_of(alone._asked)
+    every = pc.unique(pa.concat_arrays([one.keys for one in said.values()]))
+    codes_of = {name: _Codes.of(one.keys, every) for name, one in said.items()}
+    for at, taken in enumerate(alone._asked.targets.to_pylist()):
+        scores = [codes_of[name].said(*one.scores(slice(at, at + 1))) for name, one in said.items()]
+        codes, scores_CN = candidates(scores, 0)
+        before = events.filter(ts_ms < alone._asked.asked_ms[at])  # every purchase is a request of its own
+        counted = ItemSignals(RECIPE.positives)
+        counted.observe(before)
+        keys = every.take(pa.array(codes))
+        signals = counted.values(counted.entries(keys), int(alone._asked.asked_ms[at]))
+        place = keys.index(taken).as_py()
+        plain.add(with_counts(scores_CN, signals), place)
+    (rows,) = fitted
+    assert rows.place == plain.place
+    for found, expected in zip(rows.features, plain.features, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_requests_begin_with_their_first_event_of_any_kind() -> None:
