@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.arrays import Float32Array, Tensors, UInt8Array
-from models.item_signals import NAMES, SIGNALS
+from models.count_names import NAMES, SIGNALS
 
 POPULARITY = "popularity"
 """Name of the popularity channel, by which its weight is fitted and served."""

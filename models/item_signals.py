@@ -11,16 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.arrays import Float32Array, Int64Array
+from models.count_names import HALF_LIVES_H, NAMES, PARTS, SIGNALS
 from models.id_table import IdTable
 from models.item_popularity import ItemPopularity
 from models.reject_events import REJECT
 
-HALF_LIVES_H = (1.0, 6.0, 24.0, 168.0)
-PARTS = ("taken", "shown")
-"""Positives; and all other events but rejects, exposures mostly."""
-NAMES = tuple(f"{part}, {hours:g} h" for part in PARTS for hours in HALF_LIVES_H)
-SIGNALS = len(NAMES)
-"""S: log(1 + decayed count) by part and half-life."""
+__all__ = ["HALF_LIVES_H", "NAMES", "PARTS", "SIGNALS", "ItemSignals"]
 
 
 class ItemSignals:

@@ -49,9 +49,10 @@ def test_examples_of_models_are_valid() -> None:
 
 def test_the_example_of_fusion_is_valid() -> None:
     page = (ROOT / "docs/fusion.md").read_text(encoding="utf-8")
-    example, explore, popular, attributes, seen, stages, network = re.findall(
+    example, counts, explore, popular, attributes, seen, stages, network = re.findall(
         r"```toml\n(.*?)```", page, re.DOTALL
     )
+    assert Config.model_validate(tomllib.loads(counts)).update.blends_counts
     assert Config.model_validate(tomllib.loads(popular)).popular_now.by == (("geo", "scene"), ("geo",))
     assert Config.model_validate(tomllib.loads(explore)).serving.exploration.places(10) == 2
     assert Config.model_validate(tomllib.loads(seen)).seen["shown"].store == "bloom"
