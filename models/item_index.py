@@ -130,6 +130,15 @@ class ItemIndex:
     def _overlay_bytes(self) -> tuple[UInt8Array, Int32Array]:
         return key_buffers(self.overlay_keys)
 
+    @cached_property
+    def key_texts(self) -> tuple[UInt8Array, Int32Array, UInt8Array, Int32Array]:
+        """(bytes, offsets) of the base's and the overlay's keys, as key_buffers() gives them, read-only."""
+        parts = (*self._base_bytes, *self._overlay_bytes)
+        views = tuple(part.view() for part in parts)
+        for view in views:
+            view.flags.writeable = False  # one type for compiled code, wherever they come from
+        return views  # type: ignore[return-value]
+
     def vectors_of(self, positions: Int64Array) -> Float32Array:
         """Published vectors float32[n, D] of positions int64[n] (no -1 among them)."""
         size = len(self.base)

@@ -11,8 +11,11 @@ import pyarrow as pa
 
 from models.arrays import Int64Array
 from models.frozen_ids import FrozenIds, read_only
+from models.index import IndexConfig, build_index
+from models.item_index import ItemIndex
 from models.item_start import similar_means
 from models.item_to_item import ItemToItem, ItemToItemConfig
+from models.items_json import items_json
 from models.key_bytes import key_buffers, texts_at
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
 from models.moments import Moments
@@ -69,6 +72,8 @@ def precompile() -> None:
     for of_bundle in (False, True):  # whose keys cannot be written
         data.flags.writeable = not of_bundle
         texts_at(data, offsets, np.arange(_EVENTS))
+    items = ItemIndex.over(keys.unique(), build_index(published[:8], IndexConfig()))
+    items_json(items, np.arange(2), published[0, :2], "")
     codes = np.zeros((2, 1), np.int64)
     similar_means(codes, codes, published[:2], most=1)
     popularity = Popularity(3_600_000)

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from serving.gather import Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
-from serving.recall import answer, answer_of_one
+from serving.recall import answer, answer_of_one, answer_of_written, written_or_ranking
 from serving.rejects import RejectSender, reject_events
 from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallAnswer, RecallRequest
 from serving.similar import similar
@@ -38,6 +39,7 @@ from serving.snapshot import Snapshot
 from serving.stages import Rejected, spread
 from serving.swap import Swapper
 from serving.validation import check_event, decode, key_text, whole_number
+from serving.written import answer_json, with_items
 from stream.event import Event
 from stream.keys import INT64_MAX, INT64_MIN
 
@@ -88,6 +90,7 @@ class Api:
         self.config, self.swapper, self.profiles, self.events = config, swapper, profiles, events
         self.audit, self.now_ms, self.metrics = audit, now_ms, swapper.metrics
         self._sampling = random.Random(seed)
+        self._drawing = random.Random()  # begins as the system says; to ask it for every request takes longer
         self.rejects = RejectSender(events, self.metrics)
         self._lanes = Lanes(self._prepare_lane)
         self._editorial = EditorialFile(config.editorial_file)
@@ -117,40 +120,49 @@ class Api:
         snapshot, served = self.snapshot(), self.swapper.served
         ts_ms = body.ts_ms or self._moment_ms(snapshot, profile)
         live = Live(served.popular, served.counts)
-        request_id, lists = uuid.uuid4().hex, self._editorial.lists()
+        request_id, lists = f"{self._drawing.getrandbits(128):032x}", self._editorial.lists()
         asking = ask(snapshot, body, profile, ts_ms, self.config, lists, live, request_id)
         if asking.popular_missing:
             self.metrics.popular_fallbacks.inc()
-        answered, turned_down = await self._answered(asking, request_id, degraded)
+        answered, items, turned_down = await self._answered(asking, request_id, degraded)
         if turned_down and (sent := spread(turned_down, self.config.rejects_per_answer)):
             self.rejects.send(reject_events(body, ts_ms, answered, sent))
         if not profile.history:
             self.metrics.cold.inc()
         if self.audit and self._sampling.random() < self.config.audit_share:
-            self.audit.write(body, ts_ms, profile, answered, snapshot.fresh.key_set)
+            whole = with_items(answered, items)
+            self.audit.write(body, ts_ms, profile, whole, snapshot.fresh.key_set)
             self.metrics.audited.inc()
-        return _json(answered)
+        return Reply(answer_json(answered, items))
 
     async def _answered(
         self, asking: Asking, request_id: str, degraded: Sequence[str]
-    ) -> tuple[RecallAnswer, Sequence[Rejected]]:
-        """The answer, every step's calls in lanes, and what the stages turned down."""
+    ) -> tuple[RecallAnswer, bytes, Sequence[Rejected]]:
+        """The answer, every step's calls in lanes; its items where they are written already; and what the
+        stages turned down.
+        """
         plan, dropped = steps(asking), dict[str, str]()
         step, only = next(plan), asking.only
+        calls = {only: partial(written_or_ranking, asking)} if only else step.calls
         while True:
-            gathered = await self._lanes.gather(step.calls, step.limits_s)
-            if only and len(ranking := gathered.answers.get(only, ())) >= asking.request.k:
-                return answer_of_one(asking, ranking, request_id, degraded), ()
+            gathered = await self._lanes.gather(calls, step.limits_s)
+            if only and only in gathered.answers:
+                found = gathered.answers[only]
+                if isinstance(found, bytes):
+                    return answer_of_written(asking, request_id, degraded), found, ()
+                if len(found) >= asking.request.k:
+                    return answer_of_one(asking, found, request_id, degraded), b"", ()
             dropped = {**gathered.dropped, **dropped}
             try:
                 step, only = plan.send(gathered.answers), ""
+                calls = step.calls
             except StopIteration as done:
                 chosen: Chosen = done.value
                 break
         for name in dropped:
             self.metrics.dropped.labels(name).inc()
         missing = [f"channel {name}: {why}" for name, why in dropped.items()]
-        return answer(asking, chosen, request_id, [*degraded, *missing]), chosen.turned_down
+        return answer(asking, chosen, request_id, [*degraded, *missing]), b"", chosen.turned_down
 
     async def similar(self, request: Request) -> Reply:
         """GET /v1/items/{id}/similar."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from models.items_json import items_json
 from serving.answering import Chosen, run, steps
 from serving.asking import NOT_FOLLOWED, Asking, Live, ask
-from serving.channels.contract import Ranking
+from serving.channels.contract import Ranking, ranking_of
 from serving.channels.editorial import Lists
 from serving.channels.names import POPULAR_NOW, POPULARITY
+from serving.channels.tower import TowerSource
 from serving.config import ServingConfig
 from serving.explain import explained
 from serving.fusion import Found, Fused
@@ -73,6 +75,20 @@ def answer_of_one(
     return _answer(asking, items, request_id, degraded, None)
 
 
+def written_or_ranking(asking: Asking) -> bytes | Ranking:
+    """What the one channel whose ranking is all there is to it (asking.only) gives: the items of
+    answer_of_one() as JSON (serving/written.py), or its ranking, where it has too few or is no model's.
+    """
+    name, k = asking.only, asking.request.k
+    source = asking.sources[name]
+    if not isinstance(source, TowerSource):
+        return source.candidates(asking.ask, asking.k)
+    found, items = source.found(asking.ask, asking.k), source.channel.items
+    scores, positions = found[0][0, :k], found[1][0, :k]
+    full = len(positions) == k and positions[-1] >= 0
+    return (items_json(items, positions, scores, name) if full else b"") or ranking_of(found, items)
+
+
 def _answer(
     asking: Asking,
     items: list[RecalledItem],
@@ -92,6 +108,11 @@ def _answer(
         [*degraded, *asking.degraded],
         explanation,
     )
+
+
+def answer_of_written(asking: Asking, request_id: str, degraded: Sequence[str] = ()) -> RecallAnswer:
+    """As answer_of_one(), for items that are written already: it holds none."""
+    return _answer(asking, [], request_id, degraded, None)
 
 
 def _popular(asking: Asking, fused: Sequence[Fused], chosen: Chosen) -> list[Fused]:

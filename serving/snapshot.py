@@ -29,6 +29,7 @@ from models.delta import Delta, PopularityList
 from models.index import LoadedItems, load_items
 from models.item_index import ItemIndex
 from models.item_to_item import ItemToItemConfig
+from models.items_json import items_json
 from models.moments import one_moment
 from models.neighbour_rows import NeighbourRows
 from models.neighbours import Neighbours
@@ -269,8 +270,11 @@ class Snapshot:
                     f"{self.bundle}/{self.delta}: {name}: expected finite user vectors of width "
                     f"{channel.items.dim}, got shape {u_BVW.shape}, finite: {bool(np.isfinite(u_BVW).all())}"
                 )
-            _, places = retrieve(queries, channel.items, 10, [np.arange(min(1, len(channel.items.base)))])
+            scores, places = retrieve(
+                queries, channel.items, 10, [np.arange(min(1, len(channel.items.base)))]
+            )
             channel.items.keys_of(places[places >= 0])
+            items_json(channel.items, places[places >= 0], scores[places >= 0], name)
             channel.items.lookup(pa.array(["", "#1"], pa.string()))
         for neighbours in self.neighbours.values():
             neighbours.items.search(one_moment("", self.watermark_ms, [("#1", self.watermark_ms)]), 10)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from models.arrays import Float32Array
+from models.arrays import Float32Array, Int64Array
 from models.query import Queries
 from models.retrieve import retrieve, scores_of
 from serving.channels.contract import Ask, Ranking, ranking_of
@@ -23,10 +23,14 @@ class TowerSource:
 
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The k items of the highest scores."""
+        return ranking_of(self.found(ask, k), self.channel.items)
+
+    def found(self, ask: Ask, k: int) -> tuple[Float32Array, Int64Array]:
+        """The same as arrays of the item index: scores float32[1, k] and positions int64[1, k], -1 beyond."""
         items = self.channel.items
         excluded = None if ask.excluded_keys is None else [items.lookup(ask.excluded_keys)]
         queries = ask.once(self.channel.tower, lambda: self._queries(ask))
-        return ranking_of(retrieve(queries, items, k, excluded), items)
+        return retrieve(queries, items, k, excluded)
 
     def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
         """The model's scores."""
