@@ -12,6 +12,7 @@ from deploy.addresses import resolved
 from deploy.config import Config
 from models.pointer import PointerStore
 from models.registry import Registry
+from serving.packed_history import packed_history
 from stream.archive import Archive, ArchiveReader
 from stream.catalogue import CatalogueWriter
 from stream.catalogue_intake import CatalogueIntake
@@ -54,7 +55,7 @@ def profiles(config: Config) -> Profiles:
 
 def async_profiles(config: Config) -> AsyncProfiles:
     """The reading end of the online profiles, with the seen sets."""
-    return AsyncProfiles(resolved(config).redis.url, config.profiles, config.seen)
+    return AsyncProfiles(resolved(config).redis.url, config.profiles, config.seen, packed_history)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from models.key_bytes import string_array
 
 History = Sequence[tuple[str, int]]
 """(item key, ts_ms), oldest first."""
+Columns = tuple[pa.StringArray, Int64Array]
+"""The same as item keys string[n] and times int64[n]."""
 Value = str | float | Sequence[str] | None
 
 
@@ -133,6 +135,31 @@ def one_moment(
         context=_columns(context) if context else {},
         user_attributes=_columns(user_attributes) if user_attributes else {},
         histories=dict(zip(histories, further, strict=True)) if histories else {},
+    )
+
+
+def moment_of_columns(
+    user_id: str,
+    ts_ms: int,
+    history: Columns,
+    context: Mapping[str, Value] | None = None,
+    user_attributes: Mapping[str, Value] | None = None,
+    histories: Mapping[str, Columns] | None = None,
+) -> Moments:
+    """As one_moment(), of histories that are columns already."""
+    keys, times = history
+    return Moments(
+        user_id=string_array([user_id]),
+        ts_ms=np.array([ts_ms], np.int64),
+        history_id=keys,
+        history_offsets=np.array([0, len(times)], np.int64),
+        history_ts_ms=times,
+        context=_columns(context) if context else {},
+        user_attributes=_columns(user_attributes) if user_attributes else {},
+        histories={
+            name: HistoryLists(ids, np.array([0, len(ts)], np.int64), ts)
+            for name, (ids, ts) in (histories or {}).items()
+        },
     )
 
 

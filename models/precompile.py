@@ -21,6 +21,7 @@ from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
 from models.moments import Moments
 from models.neighbours import Neighbours
 from models.one_user import add_products, dense_layer
+from models.packed_entries import newest_entries, read_entries
 from models.popularity import Popularity
 
 _EVENTS = 64
@@ -74,6 +75,7 @@ def precompile() -> None:
         texts_at(data, offsets, np.arange(_EVENTS))
     items = ItemIndex.over(keys.unique(), build_index(published[:8], IndexConfig()))
     items_json(items, np.arange(2), published[0, :2], "")
+    _history()
     codes = np.zeros((2, 1), np.int64)
     similar_means(codes, codes, published[:2], most=1)
     popularity = Popularity(3_600_000)
@@ -86,6 +88,15 @@ def precompile() -> None:
         neighbours = Neighbours.over(channel.neighbours(), 0.0).with_rows(channel.changed())
         neighbours.search(moments, 3)
         neighbours.dense_scores(moments, keys)
+
+
+def _history() -> None:
+    """One entry, as a server reads it."""
+    packed = np.frombuffer(b'\x92\xac["i","k","r"]\xa11', np.uint8)
+    spans, times, kinds = np.empty((1, 6), np.int32), np.empty(1, np.int64), np.frombuffer(b"k", np.uint8)
+    read_entries(packed, 0, spans, times)
+    ends, items = np.ones(1, np.int64), np.empty(len(packed), np.uint8)
+    newest_entries(packed, spans, times, kinds, ends, 1, 1, items, np.empty(2, np.int32), times.copy())
 
 
 def _events(keys: pa.Array, times: Int64Array) -> pa.Table:

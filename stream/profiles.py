@@ -10,7 +10,7 @@ the hash they are in: then the positions stay too, and what was forgotten is not
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
@@ -66,7 +66,8 @@ end
 """
 _DAY_MS = 86_400_000
 _KEEPS_ALL = "noeviction"
-_PLACE_BYTES = 36  # fixed-width hexadecimal position in front of a history member: equal times sort by it
+PLACE_BYTES = 36
+"""Fixed-width hexadecimal position in front of a history member: equal times sort by it."""
 _HISTORY, _CONSUMED = 1, 2
 
 
@@ -114,7 +115,7 @@ class Profile(msgspec.Struct, frozen=True):
     """What is known of a user now; `position` is "incarnation:partition:offset:ordinal"."""
 
     user_id: str
-    history: list[HistoryEntry] = []
+    history: Sequence[HistoryEntry] = []
     consumed: dict[str, int] = {}
     counters: dict[str, int] = {}
     attributes: dict[str, str] = {}
@@ -123,6 +124,21 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 _unpack_entries = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
+_unpack = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_unpack_texts = msgspec.msgpack.Decoder(list[str]).decode
+Histories = Callable[[bytes], Sequence[HistoryEntry]]
+"""What makes a history of the msgpack list [member, time, member, time, ...] that the store gives."""
+
+
+def history_entries(packed: bytes) -> list[HistoryEntry]:
+    """As objects."""
+    history = _unpack_texts(packed)
+    members = _unpack_entries(f"[{','.join([member[PLACE_BYTES:] for member in history[::2]])}]")
+    times = map(int, history[1::2])
+    return [
+        HistoryEntry(item, kind, ts_ms, request)
+        for (item, kind, request), ts_ms in zip(members, times, strict=True)
+    ]
 
 
 class Profiles:
@@ -246,8 +262,10 @@ class AsyncProfiles:
         url: str,
         config: ProfileConfig | None = None,
         seen: Mapping[str, SeenConfig] | None = None,
+        histories: Histories = history_entries,
     ) -> None:
         """seen: the sets that are kept (stream/seen_store.py)."""
+        self._histories = histories
         self.config, self.seen = config or ProfileConfig(), dict(seen or {})
         self._url = url
         self._read = ScriptCalls(url, _READ)
@@ -267,8 +285,15 @@ class AsyncProfiles:
             exact = sum(one.store == "exact" for _, one in sets)
         with reached(self._url):
             packed, slots = await self._read(keys, [int(consumed), exact])
-        facts, history, items, *listed, lengths = _unpack(packed)
-        return _profile(user_id, facts, history, items, read_sets(sets, listed, slots, map(int, lengths)))
+        facts, history, items, *others = _unpack(packed)
+        *listed, lengths = map(_unpack_texts, others)
+        return _profile(
+            user_id,
+            _unpack_texts(facts),
+            self._histories(bytes(history)),
+            _unpack_texts(items),
+            read_sets(sets, listed, slots, map(int, lengths)),
+        )
 
     async def close(self) -> None:
         """End the connections."""
@@ -284,21 +309,15 @@ def user_keys(prefix: str, user_id: str) -> list[str]:
 def _profile(
     user_id: str,
     facts: list[str],
-    history: list[str],
+    history: Sequence[HistoryEntry],
     items: list[str],
     seen: tuple[ExactSeen | BloomSeen, ...],
 ) -> Profile:
-    """From the flat lists of the store: field, value, ...; member, score, ...; item, score, ..."""
+    """From the flat lists of the store: field, value, ...; item, score, ..."""
     known = dict(zip(facts[::2], facts[1::2], strict=True))
-    members = _unpack_entries(f"[{','.join([member[_PLACE_BYTES:] for member in history[::2]])}]")
-    times = map(int, history[1::2])
-    entries = [
-        HistoryEntry(item, kind, ts_ms, request)
-        for (item, kind, request), ts_ms in zip(members, times, strict=True)
-    ]
     return Profile(
         user_id=user_id,
-        history=entries,
+        history=history,
         consumed=dict(zip(items[::2], map(int, items[1::2]), strict=True)),
         counters={name[2:]: int(count) for name, count in known.items() if name.startswith("n:")},
         attributes=_decode_attributes(known.get("attributes", "{}")),
@@ -308,7 +327,6 @@ def _profile(
 
 
 _decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
-_unpack = msgspec.msgpack.Decoder(list[list[str]]).decode
 
 
 def _in_user_order(batch: pa.RecordBatch | pa.Table) -> Iterator[tuple[Any, ...]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from models.moments import Moments, one_moment
+from models.moments import Moments, moment_of_columns, one_moment
+from serving.packed_history import PackedHistory
 from serving.profile import HistoryEntry
 from serving.tower_contract import TowerConfig
 
@@ -18,6 +19,10 @@ def moment_of(
     attributes: Mapping[str, str],
 ) -> Moments:
     """The input of a model or item-to-item channel. What happened after the moment is not yet history."""
+    if isinstance(history, PackedHistory):
+        main = history.newest(config.positives, config.read_length, ts_ms)
+        further = {name: history.newest(of.kinds, of.length, ts_ms) for name, of in config.histories.items()}
+        return moment_of_columns(user, ts_ms, main, context, attributes, further)
     return one_moment(
         user,
         ts_ms,
