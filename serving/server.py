@@ -18,6 +18,7 @@ from models.index import set_search_threads
 from models.pointer import PointerStore
 from models.published import PublishedModel
 from models.registry import Registry
+from serving import packed_history
 from serving.audit import AuditLog
 from serving.config import ServingConfig
 from serving.fresh import CatalogueReader
@@ -90,6 +91,7 @@ def serve(
     # their own (Api), similar items are found in this one.
     torch.set_num_threads(config.threads)
     set_search_threads(config.threads)
+    packed_history.warm()
     for follower in followers:
         follower.start()
     try:
