@@ -55,13 +55,14 @@ def _write(
     around: UInt8Array,
     ends: Int64Array,
     out: UInt8Array,
-) -> int:
+) -> Index:
     """Bytes written to out, -1 where an ID needs escapes or out may be too short.
 
     scores: numbers with commas between them. around: what stands before an ID, before a score and after it,
     which end at ends int64[3].
     """
-    size, at, read = len(base_offsets) - 1, 0, 0
+    at: Index = 0
+    size, read = len(base_offsets) - 1, 0
     for position in positions:
         if position < size:
             key, start, end = base, base_offsets[position], base_offsets[position + 1]

@@ -17,7 +17,7 @@ _QUOTE, _BACKSLASH, _ZERO, _NINE = (ord(one) for one in '"\\09')
 
 @compiled_into
 def _big_endian(packed: UInt8Array, at: Index, width: Index) -> Index:
-    number = 0
+    number: Index = 0
     for place in range(at, at + width):
         number = number << 8 | np.int64(packed[place])
     return number
@@ -48,16 +48,17 @@ def _quoted(packed: UInt8Array, at: Index, end: Index) -> Index:
 
 
 @compiled
-def read_entries(packed: UInt8Array, place_bytes: int, spans: Int32Array, ts_ms: Int64Array) -> int:
+def read_entries(packed: UInt8Array, place_bytes: int, spans: Int32Array, ts_ms: Int64Array) -> Index:
     """How many entries there are; spans int32[most, 6] and ts_ms int64[most] of them are written.
 
     -1 where they are more than `most` or not of this form, such as those with escapes in their JSON.
     """
     if not len(packed):
         return -1
-    first, at = packed[0], 1
+    at: Index = 1
+    first = packed[0]
     if first >> 4 == 9:
-        size = np.int64(first & 0x0F)
+        size: Index = np.int64(first & 0x0F)
     elif first in (0xDC, 0xDD) and len(packed) >= 5:
         width = 2 if first == 0xDC else 4
         size = np.int64(_big_endian(packed, 1, width))
@@ -85,7 +86,7 @@ def read_entries(packed: UInt8Array, place_bytes: int, spans: Int32Array, ts_ms:
         at, end = _text(packed, end)
         if at < 0 or at == end:
             return -1
-        number = 0
+        number: Index = 0
         for place in range(at, end):
             if packed[place] < _ZERO or packed[place] > _NINE:
                 return -1

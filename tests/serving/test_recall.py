@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,9 +14,10 @@ from serving.config import ServingConfig
 from serving.errors import BadRequest, NotFound
 from serving.fusion_config import ChannelConfig
 from serving.profile import NO_PROFILE
-from serving.recall import answer_of_one, answered, recall
+from serving.recall import answer_of_one, answer_of_written, answered, recall, written_or_ranking
 from serving.schema import RecallRequest
 from serving.similar import similar
+from serving.written import answer_json, with_items
 from tests.serving.world import HOUR, FakeProfiles, World
 
 
@@ -191,6 +193,18 @@ def test_one_channels_ranking_is_the_answer_without_a_detour(served, k, exclude)
     assert asking.only == "m"
     ranking = asking.sources["m"].candidates(asking.ask, asking.k)
     assert answer_of_one(asking, ranking, "r") == answered(asking, "r")[0]
+    written = written_or_ranking(asking)
+    assert isinstance(written, bytes)
+    content = answer_json(answer_of_written(asking, "r"), written)
+    assert content == msgspec.json.encode(answered(asking, "r")[0])
+    assert with_items(answer_of_written(asking, "r"), written) == answered(asking, "r")[0]
+
+
+def test_a_ranking_that_is_too_short_is_not_written(served):
+    asking = ask(served, RecallRequest("u3", 1000), profile(CLICKS), 500)
+    found = written_or_ranking(asking)
+    assert found == asking.sources["m"].candidates(asking.ask, asking.k)
+    assert 0 < len(found) < 1000
 
 
 @pytest.mark.parametrize("request_", [RecallRequest("u3", 5, explain=True), RecallRequest("nobody", 5)])
