@@ -115,15 +115,22 @@ def hash_keys(keys: pa.Array | pa.ChunkedArray) -> Int64Array:
 
 @compiled
 def _joined(data: UInt8Array, offsets: Int32Array, places: Int64Array, joined: UInt8Array) -> int:
-    used = 0
-    for place in places:
-        for at in range(offsets[place], offsets[place + 1]):
-            if used == len(joined):
-                return -1
+    # One read of memory a pass, which depends on nothing before it: those of many keys wait together.
+    starts, ends = np.empty((2, len(places)), np.int64)
+    needed, used = len(places), 0
+    for row in range(len(places)):
+        starts[row] = offsets[places[row]]
+        ends[row] = offsets[places[row] + 1]
+        needed += ends[row] - starts[row]
+    if needed > len(joined):
+        return -1
+    for row in range(len(places)):
+        if starts[row] < ends[row]:
+            joined[row] = data[starts[row]]  # overwritten below
+    for row in range(len(places)):
+        for at in range(starts[row], ends[row]):
             joined[used] = data[at]
             used += 1
-        if used == len(joined):
-            return -1
         joined[used] = 0
         used += 1
     return used
