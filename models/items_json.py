@@ -63,6 +63,9 @@ def _write(
     """
     at: Index = 0
     size, read = len(base_offsets) - 1, 0
+    for row in range(min(len(positions), len(out))):  # reads that wait for memory together, not in turn
+        if positions[row] < size and base_offsets[positions[row]] < len(base):
+            out[row] = base[base_offsets[positions[row]]]  # overwritten below
     for position in positions:
         if position < size:
             key, start, end = base, base_offsets[position], base_offsets[position + 1]
