@@ -94,6 +94,31 @@ def test_a_store_that_is_not_there_is_told(store):
         run(store.replace("redis://", "redis://nobody:secret@"), asked)
 
 
+def test_a_line_that_tells_nothing_is_replaced(store):
+    async def asked(calls):
+        await calls(["a"], [0])
+        before = calls._line
+        slow = asyncio.ensure_future(calls(["slow"], [1]))
+        other = asyncio.ensure_future(calls(["b"], [2]))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        slow.cancel()  # as at the end of a caller's time
+        answer = await other
+        return answer, calls._line is before
+
+    assert run(store, asked) == ([b"b", b"2", None], False)
+
+
+def test_a_script_that_nobody_loaded_is_sent_with_the_call(store):
+    with redis.Redis.from_url(store) as other:
+        other.script_flush()
+
+    async def asked(calls):
+        return await asyncio.gather(*(calls([f"k{at}", "ü"], [at, "€"]) for at in range(3)))
+
+    assert [answer[0] for answer in run(store, asked)] == [b"k0", b"k1", b"k2"]
+
+
 def test_what_everybody_gave_up_is_asked_no_longer(store):
     async def asked(calls):
         slow = [asyncio.ensure_future(calls(["slow"], [at])) for at in range(2)]
@@ -105,7 +130,7 @@ def test_what_everybody_gave_up_is_asked_no_longer(store):
         answer = await calls(["a"], [1])
         for _ in range(3):
             await asyncio.sleep(0)
-        return answer, len(calls._asking)
+        return answer, len(calls._line.asked)
 
     answer, asking = run(store, asked)
     assert answer[1] == b"1"
