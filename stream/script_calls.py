@@ -91,6 +91,7 @@ class ScriptCalls:
         self._known = b"$7\r\nEVALSHA\r\n$40\r\n%s\r\n" % digest.encode()
         self._whole = b"$4\r\nEVAL\r\n$%d\r\n%s\r\n" % (len(text), text)
         self._waiting: list[_Call] = []
+        self._closed = False
         self._line: _Line | None = None
         self._connecting: asyncio.Task[None] | None = None
 
@@ -107,6 +108,7 @@ class ScriptCalls:
 
     async def close(self) -> None:
         """End the connection."""
+        self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
         if self._line is not None:
@@ -129,8 +131,8 @@ class ScriptCalls:
         for call in calls:
             if call.answer.done():
                 continue
-            if call.again:
-                call.answer.set_exception(redis.ConnectionError("the store closed the connection"))
+            if call.again or self._closed:
+                call.answer.set_exception(redis.ConnectionError("the connection to the store was closed"))
             else:
                 call.again = True
                 self._wait(call)
