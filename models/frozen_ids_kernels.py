@@ -9,7 +9,7 @@ import numpy as np
 
 from models.arrays import Float32Array, Index, Int32Array, Int64Array, UInt8Array, UInt32Array
 from models.key_bytes import hash_bytes, same_bytes
-from models.native import compiled, compiled_into
+from models.native import FLOATS_OF_A_LINE, compiled, compiled_into, prefetch
 
 _BLOCK = 256
 
@@ -126,10 +126,14 @@ def read_rows(
     """values[i] = weights[row of key i]; keys without a row leave theirs as it is. No rows: the entry is
     it.
     """
-    entries = np.empty(len(offsets) - 1, np.int64)
-    lookup(data, offsets, bits, slots, arena, key_offsets, entries)
-    for i in range(len(entries)):
-        if entries[i] >= 0:
-            row = np.int64(rows[entries[i]]) if len(rows) else entries[i]
-            if row > 0 or len(rows) == 0:
-                values[i] = weights[row]
+    places = np.empty(len(offsets) - 1, np.int64)
+    lookup(data, offsets, bits, slots, arena, key_offsets, places)
+    for i in range(len(places)):
+        if places[i] >= 0 and len(rows):
+            places[i] = rows[places[i]] if rows[places[i]] > 0 else -1
+        if places[i] >= 0:  # asked for here, read below: the rows wait together
+            for column in range(0, weights.shape[1], FLOATS_OF_A_LINE):
+                prefetch(weights, places[i] * weights.shape[1] + column)
+    for i in range(len(places)):
+        if places[i] >= 0:
+            values[i] = weights[places[i]]

@@ -8,12 +8,10 @@ is written out per read, and every row of the table is fetched once.
 import numpy as np
 
 from models.arrays import Float32Array, Index, Int32Array, Int64Array
-from models.native import compiled, compiled_sums, prefetch
+from models.native import FLOATS_OF_A_LINE, compiled, compiled_sums, prefetch
 
 _AHEAD = 8
 """Rows lie all over the memory: they are asked for so many rows ahead."""
-_LINE = 16
-"""Floats of a line of the cache."""
 
 
 @compiled
@@ -61,7 +59,7 @@ def _moved(
         if number + _AHEAD < len(first):
             coming = rows[first[number + _AHEAD]]
             prefetch(momentum, coming)
-            for column in range(0, width, _LINE):
+            for column in range(0, width, FLOATS_OF_A_LINE):
                 prefetch(weights, coming * width + column)
         at = first[number]
         row = rows[at]
