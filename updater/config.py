@@ -26,7 +26,8 @@ class UpdateConfig(BaseModel):
     blend_counts: bool | None = Field(
         None,
         description="Blend live counts of the items as well: how often each was taken and shown of late, as "
-        "of the request. The store counts them then; none = where it does for a pre-rank (prerank).",
+        "of the request, for which the store counts them; none = where no pre-rank network does (prerank): "
+        "with one the answers are as good without.",
     )
     prerank: bool = Field(
         False,
@@ -48,7 +49,12 @@ class UpdateConfig(BaseModel):
     @property
     def blends_counts(self) -> bool:
         """Whether blends are fitted with live counts."""
-        return self.prerank if self.blend_counts is None else self.blend_counts
+        return self.blends_counts_with(self.prerank)
+
+    def blends_counts_with(self, prerank: bool) -> bool:
+        """The same where a network over the blend is there, or is not."""
+        by_itself = bool(self.blend_targets) and not prerank
+        return by_itself if self.blend_counts is None else self.blend_counts
 
     @property
     def counts_items(self) -> bool:

@@ -101,7 +101,11 @@ CLAIMS = (
 
 SEEDS = (0, 1, 2)
 FUSED_RUN = "fused/sequence as well"
+COUNTS_RUN = "fused/live counts as well"
 STAGED = ("fused", "prerank", "two_tower", "sequence", "item_cf", "swing", "popularity", "own_items")
+
+BLENDED = tuple(channel for channel in STAGED if channel != "prerank")
+CHANNELS_ALONE: Mapping[str, Any] = {"update.blend_counts": False}
 
 INTERVALS = {KUAIRAND: ("1d", "6h", "1h", "10m", "1m")}
 FORMER_STEP: Mapping[str, Any] = {"models.two_tower.lr_rows_incremental": 0.05}
@@ -155,16 +159,20 @@ def _all(data: str) -> tuple[Experiment, ...]:
 
 def _fused(data: str) -> tuple[Experiment, ...]:
     """All channels in one ranking, against the best of them alone. With sequence it is what `fused` is made
-    of where nothing else is named.
+    of where nothing else is named; without a pre-rank in the run its blend reads live counts as well.
     """
     neighbours = ("item_cf", "swing", "popularity", "own_items")
     alone = "fused/two_tower alone"
     without = ("fused", "two_tower", *neighbours)
     return (
         Experiment(alone, data, strategies=(SHOWN,)),
-        Experiment("fused/two_tower and what needs no training", data, without, (SHOWN,), against=alone),
+        Experiment(
+            "fused/two_tower and what needs no training", data, without, (SHOWN,),
+            changes=CHANNELS_ALONE, against=alone,
+        ),
         Experiment(FUSED_RUN, data, STAGED, (SHOWN,), seeds=SEEDS, against=alone),
-    )
+        Experiment(COUNTS_RUN, data, BLENDED, (SHOWN,), seeds=SEEDS, against=FUSED_RUN),
+    )  # fmt: skip
 
 
 def _prerank(data: str) -> tuple[Experiment, ...]:

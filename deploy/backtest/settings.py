@@ -133,7 +133,7 @@ def settings_of(
         shuffle_seed=config.update.seed if training_seed is None else training_seed,
         threads=config.update.retrain_threads,
         rejects=None if rejects is None else _rejects_back(rejects, channels, models, config),
-        counts=config.update.blend_counts is not False,
+        counts=config.update.blends_counts_with(PRERANK in channels),
     )
 
 

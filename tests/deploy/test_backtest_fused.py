@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,10 +199,12 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_it_blends_what_it_is_asked_beside_and_says_how(tables: dict[str, Path], tmp_path: Path) -> None:
+    config = tmp_path / "counts.toml"
     asked = question(
         tables, tmp_path, channels=CHANNELS, strategies=("frozen", "hourly"), start_ms=FROM_MS, k=60
     )
-    figures = backtest(asked)
+    config.write_text(f"{asked.config.read_text()}\n[update]\nblend_counts = true\n")
+    figures = backtest(replace(asked, config=config))
     assert figures["about"]["blended"] == ["small", "popularity", "item_cf"]
     for strategy in ("frozen", "hourly"):
         weights = np.array(list(figures["about"]["blend"][strategy].values()))
@@ -241,26 +244,28 @@ def test_the_other_channels_answer_as_without_it(tables: dict[str, Path], tmp_pa
     assert {key: made for key, made in blended.items() if key[2] not in OURS} == plain
 
 
-def test_it_is_the_same_without_a_pre_rank_and_reads_no_counts_where_it_is_told_so(
+def test_it_reads_counts_where_no_pre_rank_does_or_as_it_is_told(
     tables: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = tmp_path / "no_counts.toml"
+    configs = {told: tmp_path / f"{told}.toml" for told in ("true", "false")}
     settings: dict[str, dict[str, Any]] = {
         "both": {"channels": CHANNELS},
+        "both, told to": {"channels": CHANNELS, "config": configs["true"]},
         "fused": {"channels": CHANNELS[:-1]},
-        "no counts": {"channels": CHANNELS[:-1], "config": config},
+        "no counts": {"channels": CHANNELS[:-1], "config": configs["false"]},
     }
     asked = {
         name: question(tables, tmp_path / name, strategies=("hourly",), start_ms=FROM_MS, **changes)
         for name, changes in settings.items()
     }
-    config.write_text(f"{asked['both'].config.read_text()}\n[update]\nblend_counts = false\n")
+    for told, config in configs.items():
+        config.write_text(f"{asked['both'].config.read_text()}\n[update]\nblend_counts = {told}\n")
     figures = {name: backtest(one) for name, one in asked.items()}
     fused = {
         name: {key: made for key, made in lists_of(tmp_path / name).items() if key[2] == "fused"}
         for name in asked
     }
-    assert fused["both"] == fused["fused"] != fused["no counts"]
+    assert fused["both, told to"] == fused["fused"] != fused["no counts"] == fused["both"]
     assert list(figures["no counts"]["about"]["blend"]["hourly"]) == ["small", "popularity", "item_cf"]
 
 

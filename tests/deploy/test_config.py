@@ -1,6 +1,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -78,18 +79,19 @@ def test_the_pre_rank_over_all_candidates_has_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("given", "counts"),
     [
-        ({}, False),
-        ({"prerank": True}, True),
-        ({"prerank": True, "blend_counts": False}, False),
-        ({"blend_counts": True}, True),
+        ({}, True),
+        ({"blend_targets": 0}, False),
+        ({"blend_counts": False}, False),
+        ({"prerank": True}, False),
+        ({"prerank": True, "blend_counts": True}, True),
     ],
 )
-def test_blends_read_counts_where_they_are_told_to_or_items_are_counted_anyway(
-    given: dict[str, bool], counts: bool
+def test_blends_read_counts_where_they_are_told_to_or_no_network_over_them_does(
+    given: dict[str, Any], counts: bool
 ) -> None:
     config = Config.model_validate({"update": given})
     assert config.update.blends_counts == counts
-    assert config.update.counts_items == bool(counted(config)) == any(given.values())
+    assert config.update.counts_items == bool(counted(config)) == (counts or "prerank" in given)
     assert bool(count_readers(config)) == counts  # the stage that would read them too is off
     stage = {"serving": {"prerank": {"model": "candidates"}}}
     if config.update.prerank:

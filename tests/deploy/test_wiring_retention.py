@@ -29,6 +29,7 @@ def config(tmp_path: Path, store: str) -> Config:
             "profiles": {"prefix": tmp_path.name},
             "archive": {"keep_days": 2 / 24},
             "rankers": {"logistic": {"kind": "logistic"}},
+            "update": {"blend_counts": False},
         }
     )
 
