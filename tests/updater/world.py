@@ -29,7 +29,7 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 RECIPE = Recipe({"two_tower": CONFIG}, (), ("purchase",), popularity_half_life_ms=12 * HOUR)
 EMPTY = CatalogueColumns()
-UPDATE = UpdateConfig(cumulative_every=3, keep_bundles=3)
+UPDATE = UpdateConfig(cumulative_every=3, keep_bundles=3, blend_counts=False)
 
 
 def hour_of_events(
