@@ -34,7 +34,7 @@ def half_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def similarities(u_BD: Tensor, v_ND: Tensor) -> Tensor:
     """Inner products float32[B, N], whose gradients are products in bfloat16.
 
-    The scores themselves are float32: a loss takes exponents of them, and bfloat16 is good for 0.06 at 20.
+    The scores are not rounded: a loss takes exponents of them, and bfloat16 is good for 0.06 at 20.
     """
     call: Any = _Similarities.apply  # untyped
     return cast(Tensor, call(u_BD, v_ND))
@@ -64,7 +64,14 @@ class _Similarities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u_BD: Tensor, v_ND: Tensor) -> Tensor:
         ctx.save_for_backward(u_BD, v_ND)
-        return u_BD @ v_ND.T
+        # Leaves the choice to oneDNN, which may round the factors, never the product: where its kernels for
+        # float32 are the faster ones, as on AMD, it takes these.
+        products = cast(Any, torch.backends.mkldnn).matmul
+        before, products.fp32_precision = products.fp32_precision, "bf16"
+        try:
+            return u_BD @ v_ND.T
+        finally:
+            products.fp32_precision = before
 
     @staticmethod
     @once_differentiable
