@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +19,8 @@ from models.bundle import BundleFields, model_file
 from models.catalogue_columns import CatalogueColumns
 from models.delta import Delta, DeltaFields, TableRows
 from models.index import IndexConfig, item_files
-from models.learner import ModelConfig
+from models.learner import Learner, ModelConfig
+from models.moments import Moments
 from models.registry import Registry
 from updater.state import Recipe, TrainingState
 
@@ -59,6 +61,31 @@ class Published:
         return Delta(fields, {MODEL: {table: TableRows(keys, rows, rows if table == "item" else None)}})
 
 
+@dataclass(frozen=True)
+class _Files:
+    """A bundle in memory, as a model is loaded from it."""
+
+    manifest: Mapping[str, Any]
+    files: Mapping[str, Any]
+
+    def tensors(self, name: str) -> Any:
+        """Of one file."""
+        return self.files[name]
+
+
+def _user_vectors(files: _Files, histories: Int64Array, ts_ms: int) -> Float32Array:
+    """What users 0, 1, … ask with: an index is tuned to the vectors that are asked for."""
+    users, length = histories.shape
+    asking = Moments(
+        user_id=data.key_texts(np.arange(users)),
+        ts_ms=np.full(users, ts_ms),
+        history_id=data.key_texts(histories.ravel()),
+        history_offsets=np.arange(users + 1) * length,
+        history_ts_ms=np.full(histories.size, ts_ms),
+    )
+    return Learner.load(files, MODEL).queries(asking).flat
+
+
 @functools.lru_cache(maxsize=1)
 def published(items: int, users: int, graph_from: int) -> Published:
     """Built once for all measurements of this size: the index takes minutes. It is a graph from so many items
@@ -77,13 +104,13 @@ def published(items: int, users: int, graph_from: int) -> Published:
         part = model_file(MODEL, f"table.{table}")
         weights = np.concatenate([np.zeros((1, data.WIDTH), np.float32), vectors])  # row 0 is the cold one
         files[part] = {**files[part], "weights": weights}  # type: ignore[dict-item]
-    asking = vectors[histories].mean(1)
-    asking /= np.linalg.norm(asking, axis=1, keepdims=True)
+    watermark_ms = int(data.START_MS + (items + users) * 1000) // HOUR_MS * HOUR_MS + HOUR_MS
+    tuning = _user_vectors(_Files({"models": {MODEL: learner.describe()}}, files), histories, watermark_ms)
     indexed, entry = item_files(
-        MODEL, data.key_texts(everything), vectors, IndexConfig(exact_below=graph_from), asking
+        MODEL, data.key_texts(everything), vectors, IndexConfig(exact_below=graph_from), tuning
     )
     fields = BundleFields(
-        watermark_ms=int(data.START_MS + (items + users) * 1000) // HOUR_MS * HOUR_MS + HOUR_MS,
+        watermark_ms=watermark_ms,
         models={MODEL: {**learner.describe(), "index": entry}},
         schema_hash=recipe.schema_hash,
     )
