@@ -54,6 +54,10 @@ def corrected_softmax(
     return weighted_mean(log_partition_B - target_B, weight_B)
 
 
+_TINY = 1e-30
+"""A smaller share may have lost digits, or be none at all."""
+
+
 class _LogPartition(torch.autograd.Function):
     """logsumexp over a row's positives and negatives, [B], without the hits.
 
@@ -70,6 +74,9 @@ class _LogPartition(torch.autograd.Function):
         share = torch.softmax(logits, dim=1)
         ctx.positives = t
         ctx.save_for_backward(share)
+        likely = share[:, 0]
+        if likely.min() > _TINY:  # any item's logit less the log of its share
+            return logits[:, 0] - likely.log()
         return logits.amax(1) - share.amax(1).log()
 
     @staticmethod

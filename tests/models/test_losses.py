@@ -246,3 +246,17 @@ def test_a_batch_without_weight_teaches_nothing():
     loss.backward()
     assert loss.item() == 0
     assert u_BD.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("gap", [0.0, 40.0, 80.0, 300.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_positive_far_from_its_negatives_costs_what_it_is_behind(gap, sign):
+    """Also where its share is too small for a float32, or all there is."""
+    positive = torch.tensor([sign * gap, 0.0], requires_grad=True)
+    negative = torch.zeros(2, 7)
+    none = torch.zeros(2, 7, dtype=torch.bool)
+    loss = corrected_softmax(positive, negative, none, torch.tensor([1.0, 0.0]))
+    expected = np.log1p(7 * np.exp(-sign * np.float64(gap)))
+    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    loss.backward()
+    assert positive.grad[0].item() == pytest.approx(np.expm1(-expected), abs=1e-6)
