@@ -2,7 +2,6 @@
 
 import asyncio
 
-import hiredis
 import pytest
 import redis
 
@@ -95,46 +94,6 @@ def test_a_store_that_is_not_there_is_told(store):
         run(store.replace("redis://", "redis://nobody:secret@"), asked)
 
 
-def test_a_line_that_tells_nothing_is_replaced():
-    lines = []
-
-    async def told(reader, writer):
-        """A store whose first connection takes calls and never answers one."""
-        lines.append(writer)
-        silent, commands = len(lines) == 1, hiredis.Reader()
-        while data := await reader.read(1 << 16):
-            commands.feed(data)
-            while (command := commands.gets()) is not False:
-                if command[0] != b"EVALSHA":
-                    writer.write(b"+OK\r\n")
-                elif not silent:
-                    writer.write(b"$1\r\n%s\r\n" % command[3])
-
-    async def asked():
-        server = await asyncio.start_server(told, "127.0.0.1", 0)
-        calls = ScriptCalls(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", SCRIPT)
-        first, second = (asyncio.ensure_future(calls([key], [1])) for key in ("b", "c"))
-        while calls._line is None or len(calls._line.asked) < 2:
-            await asyncio.sleep(0)
-        first.cancel()  # as at the end of a caller's time
-        answer = await second
-        await calls.close()
-        server.close()
-        return answer, len(lines)
-
-    assert asyncio.run(asked()) == (b"c", 2)
-
-
-def test_a_script_that_nobody_loaded_is_sent_with_the_call(store):
-    with redis.Redis.from_url(store) as other:
-        other.script_flush()
-
-    async def asked(calls):
-        return await asyncio.gather(*(calls([f"k{at}", "ü"], [at, "€"]) for at in range(3)))
-
-    assert [answer[0] for answer in run(store, asked)] == [b"k0", b"k1", b"k2"]
-
-
 def test_what_everybody_gave_up_is_asked_no_longer(store):
     async def asked(calls):
         slow = [asyncio.ensure_future(calls(["slow"], [at])) for at in range(2)]
@@ -146,7 +105,7 @@ def test_what_everybody_gave_up_is_asked_no_longer(store):
         answer = await calls(["a"], [1])
         for _ in range(3):
             await asyncio.sleep(0)
-        return answer, len(calls._line.asked)
+        return answer, len(calls._asking)
 
     answer, asking = run(store, asked)
     assert answer[1] == b"1"
