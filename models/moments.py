@@ -120,22 +120,12 @@ def one_moment(
     histories: Mapping[str, History] | None = None,
 ) -> Moments:
     """The Moments of a single request."""
-    context, user_attributes, lists = context or {}, user_attributes or {}, [history]
-    if histories:
-        lists += histories.values()
+    lists = [history, *(histories or {}).values()]
     made = string_array([user_id, *[key for one in lists for key, _ in one]])  # one array of all
     begins = accumulate(map(len, lists), initial=1)
     main, *further = [_one_list(made, begin, one) for begin, one in zip(begins, lists, strict=False)]
-    return Moments(
-        user_id=made.slice(0, 1),
-        ts_ms=np.array([ts_ms], np.int64),
-        history_id=main.id,
-        history_offsets=main.offsets,
-        history_ts_ms=main.ts_ms,
-        context=_columns(context) if context else {},
-        user_attributes=_columns(user_attributes) if user_attributes else {},
-        histories=dict(zip(histories, further, strict=True)) if histories else {},
-    )
+    named = dict(zip(histories or {}, further, strict=True))
+    return _moment(made.slice(0, 1), ts_ms, main, context, user_attributes, named)
 
 
 def moment_of_columns(
@@ -147,19 +137,32 @@ def moment_of_columns(
     histories: Mapping[str, Columns] | None = None,
 ) -> Moments:
     """As one_moment(), of histories that are columns already."""
+    named = {name: _whole(one) for name, one in (histories or {}).items()}
+    return _moment(string_array([user_id]), ts_ms, _whole(history), context, user_attributes, named)
+
+
+def _whole(history: Columns) -> HistoryLists:
     keys, times = history
+    return HistoryLists(keys, np.array([0, len(times)], np.int64), times)
+
+
+def _moment(
+    user_id: pa.StringArray,
+    ts_ms: int,
+    history: HistoryLists,
+    context: Mapping[str, Value] | None,
+    user_attributes: Mapping[str, Value] | None,
+    histories: Mapping[str, HistoryLists],
+) -> Moments:
     return Moments(
-        user_id=string_array([user_id]),
+        user_id=user_id,
         ts_ms=np.array([ts_ms], np.int64),
-        history_id=keys,
-        history_offsets=np.array([0, len(times)], np.int64),
-        history_ts_ms=times,
+        history_id=history.id,
+        history_offsets=history.offsets,
+        history_ts_ms=history.ts_ms,
         context=_columns(context) if context else {},
         user_attributes=_columns(user_attributes) if user_attributes else {},
-        histories={
-            name: HistoryLists(ids, np.array([0, len(ts)], np.int64), ts)
-            for name, (ids, ts) in (histories or {}).items()
-        },
+        histories=histories,
     )
 
 
