@@ -7,7 +7,7 @@ time is decimal digits. Read so, an entry is six numbers, and no Python object.
 import numpy as np
 
 from models.arrays import Index, Int32Array, Int64Array, UInt8Array
-from models.key_bytes import hash_bytes
+from models.key_bytes import hash_bytes, same_bytes
 from models.native import compiled, compiled_into
 
 ITEM, KIND, REQUEST = 0, 2, 4
@@ -98,12 +98,9 @@ def read_entries(packed: UInt8Array, place_bytes: int, spans: Int32Array, ts_ms:
 
 @compiled_into
 def _same(one: UInt8Array, begin: Index, end: Index, other: UInt8Array, start: Index, stop: Index) -> bool:
-    size, at = end - begin, 0
-    if size != stop - start:
-        return False
-    while at < size and one[begin + at] == other[start + at]:
-        at += 1
-    return at == size
+    return same_bytes(
+        one, np.int64(begin), np.int64(end - begin), other, np.int64(start), np.int64(stop - start)
+    )
 
 
 @compiled_into
