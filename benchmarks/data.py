@@ -109,8 +109,11 @@ def clustered(rng: np.random.Generator, n: int) -> Float32Array:
 
 
 def interests(rng: np.random.Generator, users: int, items: int) -> Int64Array:
-    """int64[users, LENGTH] items that each of them took, out of two of those clusters."""
+    """int64[users, LENGTH] items that each of them took, out of two of those clusters, none of them twice:
+    a profile counts once what was taken twice in one request.
+    """
     first = rng.integers(0, max(1, items - CLUSTER), (users, 2))
     which = rng.integers(0, 2, (users, LENGTH))
     of = np.take_along_axis(first // CLUSTER * CLUSTER, which, 1)
-    return np.minimum(of + rng.integers(0, CLUSTER, (users, LENGTH)), items - 1)
+    inside = rng.permuted(np.tile(np.arange(CLUSTER), (users, 1)), axis=1)[:, :LENGTH]
+    return np.minimum(of + inside, items - 1)

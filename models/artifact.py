@@ -1,6 +1,6 @@
 """One way to publish a directory of files so that a reader sees nothing or the whole.
 
-Steps: write aside into `.tmp-<name>-…` and fsync every file, `manifest.json` (sha256 and size of each file,
+Steps: write aside into `.tmp-<name>-…` and fsync every file, `manifest.json` (digest and size of each file,
 and its own sha256) last, fsync the directory, rename it to its name, fsync the parent. A crash before the
 rename leaves a `.tmp-` directory that no reader opens; its writer's lock dies with it, so that `sweep` knows
 what is abandoned.
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.hashed_file import HashedFile, sha256_of
+from models.hashed_file import DIGEST, HashedFile, digest_of
 from models.tensor_file import Array, TensorFileError, map_tensor, read_tensors, write_tensors
 
 MANIFEST = "manifest.json"
@@ -100,7 +100,7 @@ class Artifact:
             raise ArtifactError(path, "a safetensors file", str(error)) from error
 
     def mapped(self, name: str, tensor: str) -> Array:
-        """One array of a safetensors file, read-only, in memory only where it was read."""
+        """One array of a safetensors file, read-only, of which nothing is read before it is asked for."""
         path = self.path(name)
         try:
             return map_tensor(path, tensor)
@@ -128,8 +128,8 @@ def publish(
     with _written_aside(parent, target.name) as aside:
         entries: dict[str, dict[str, Any]] = {}
         for name in sorted(files):
-            sha256, size = _write(aside / name, files[name])
-            entries[name] = {"sha256": sha256, "bytes": size}
+            digest, size = _write(aside / name, files[name])
+            entries[name] = {DIGEST: digest, "bytes": size}
         body: dict[str, Any] = {**manifest, "files": entries}
         if name_from:
             target = parent / name_from(body)
@@ -152,7 +152,7 @@ def publish(
 
 
 def open_artifact(path: Path, verify: bool = True) -> Artifact:
-    """Open a published directory; `verify` compares the sha256 of every file (sizes always).
+    """Open a published directory; `verify` compares the digest of every file (sizes always).
 
     Raises ArtifactError naming the file, the expected and the found value.
     """
@@ -164,9 +164,10 @@ def open_artifact(path: Path, verify: bool = True) -> Artifact:
             if size != entry["bytes"]:
                 raise ArtifactError(file, f"{entry['bytes']} bytes", f"{size} bytes")
             if verify:
-                got = sha256_of(file)
-                if got != entry["sha256"]:
-                    raise ArtifactError(file, f"sha256 {entry['sha256']}", f"sha256 {got}")
+                kind = DIGEST if DIGEST in entry else "sha256"  # as bundles before had it
+                got = digest_of(file, kind)
+                if got != entry[kind]:
+                    raise ArtifactError(file, f"{kind} {entry[kind]}", f"{kind} {got}")
         except OSError as error:
             raise ArtifactError(file, f"{entry['bytes']} bytes", error.strerror or str(error)) from error
     return Artifact(path, manifest)
@@ -214,7 +215,7 @@ def _written_aside(parent: Path, name: str) -> Iterator[Path]:
 
 
 def _write(path: Path, content: Content) -> tuple[str, int]:
-    """Write and fsync one file; returns (sha256 hex, bytes)."""
+    """Write and fsync one file; returns (digest hex, bytes)."""
     os.makedirs(path.parent, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     with os.fdopen(descriptor, "wb", buffering=0) as raw, HashedFile(raw) as file:

@@ -1,16 +1,24 @@
-"""sha256 of files: of what lies there, and of what is being written, in a thread beside the writing."""
+"""Digests of files: of what lies there, and of what is being written, in a thread beside the writing.
+
+BLAKE3, four times as fast here as sha256, and like it one that nobody makes another file for. What was
+published before has sha256.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+from blake3 import blake3
 
+DIGEST = "blake3"
 _BLOCK_BYTES = 1 << 24
+_DIGESTS: Mapping[str, Any] = {DIGEST: blake3, "sha256": hashlib.sha256}
 
 
 class HashedFile:
@@ -20,9 +28,9 @@ class HashedFile:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.size = 0
-        self._file, self._digest = file, hashlib.sha256()
-        self._thread = ThreadPoolExecutor(1, "sha256")
-        self._hashing: Future[None] | None = None
+        self._file, self._digest = file, blake3()
+        self._thread = ThreadPoolExecutor(1, DIGEST)
+        self._hashing: Future[object] | None = None
 
     def __enter__(self) -> HashedFile:
         return self
@@ -43,9 +51,9 @@ class HashedFile:
             left = left[self._file.write(left) :]
 
     def hexdigest(self) -> str:
-        """sha256 of what was written."""
+        """BLAKE3 of what was written."""
         self._wait()
-        return self._digest.hexdigest()
+        return str(self._digest.hexdigest())
 
     def _wait(self) -> None:
         if self._hashing is not None:
@@ -53,13 +61,13 @@ class HashedFile:
             self._hashing = None
 
 
-def sha256_of(path: Path) -> str:
-    """Hex of what a file holds. Raises OSError.
+def digest_of(path: Path, name: str = DIGEST) -> str:
+    """Hex of what a file holds, by the digest of this name. Raises OSError.
 
     In few calls: where other threads work, each waits for the interpreter lock, and makes them wait after it.
     """
-    digest, block = hashlib.sha256(), np.empty(_BLOCK_BYTES, np.uint8).data  # not filled with zeros before
+    digest, block = _DIGESTS[name](), np.empty(_BLOCK_BYTES, np.uint8).data  # not filled with zeros before
     with path.open("rb", buffering=0) as file:
         while read := file.readinto(block):
             digest.update(block[:read])
-    return digest.hexdigest()
+    return str(digest.hexdigest())

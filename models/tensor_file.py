@@ -1,4 +1,4 @@
-"""Named arrays in one safetensors file, streamed: no second copy in memory.
+"""Named arrays in one safetensors file, streamed and mapped: no second copy in memory.
 
 Layout (https://github.com/huggingface/safetensors#format): 8 bytes header length (little endian), JSON
 header {name: {dtype, shape, data_offsets}}, then the arrays back to back. The header is padded with spaces
@@ -9,7 +9,6 @@ in place. The same arrays always give the same bytes.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from models.mapped_file import map_file, touch
+
 Array = npt.NDArray[Any]
 
 _ALIGN = 64
+_MAPPED_FROM = 1 << 20
+"""Bytes from which on mapping an array costs less than reading it."""
 _NAMES: dict[np.dtype[Any], str] = {
     np.dtype(np.float64): "F64",
     np.dtype(np.float32): "F32",
@@ -82,33 +85,47 @@ def write_tensors(file: Writable, tensors: Mapping[str, Array]) -> None:
 
 
 def read_tensors(path: Path, only: Container[str] | None = None) -> dict[str, Array]:
-    """Every array of a file, or those named in `only`, read-only; each in memory of its own, so that what is
-    let go of is freed. Raises TensorFileError with file and reason.
+    """Every array of a file, or those named in `only`, read-only; a large one is mapped, with all its pages
+    (models/mapped_file.py). Each is freed by itself. Raises TensorFileError with file and reason.
     """
+    arrays = {}
     with path.open("rb", buffering=0) as file:
-        arrays = {}
         for name, place in _places(path, file).items():
             if only is None or name in only:
-                array = np.empty(place.shape, place.dtype)
-                file.seek(place.begin)
-                filled(path, file, array.reshape(-1).view(np.uint8))
-                array.flags.writeable = False
-                arrays[name] = array
-        return arrays
+                mapped = _mapped(path, place) if place.nbytes >= _MAPPED_FROM else None
+                if mapped is not None:
+                    touch(mapped.reshape(-1).view(np.uint8))
+                arrays[name] = _read(path, file, place) if mapped is None else mapped
+    return arrays
 
 
 def map_tensor(path: Path, name: str) -> Array:
-    """One array of a file, read-only, that takes no memory before it is read, and then only where it is.
-    Raises TensorFileError with file and reason.
+    """One array of a file, read-only, of which only that is read which is asked for. Raises TensorFileError
+    with file and reason.
     """
     with path.open("rb", buffering=0) as file:
         places = _places(path, file)
         if name not in places:
             raise TensorFileError(f"{path}: expected a tensor {name!r}, got {', '.join(places)}")
-        place = places[name]
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    array: Array = np.frombuffer(mapped, place.dtype, prod(place.shape), place.begin)
-    return array.reshape(place.shape)
+        mapped = _mapped(path, places[name])
+        return _read(path, file, places[name]) if mapped is None else mapped
+
+
+def _mapped(path: Path, place: _Place) -> Array | None:
+    """None where it does not lie as its type has to in memory: write_tensors() sees to it, others may not."""
+    if place.begin % place.dtype.itemsize:
+        return None
+    data = map_file(path)[place.begin : place.begin + place.nbytes]
+    array: Array = data.view(place.dtype).reshape(place.shape)
+    return array
+
+
+def _read(path: Path, file: FileIO, place: _Place) -> Array:
+    array = np.empty(place.shape, place.dtype)
+    file.seek(place.begin)
+    filled(path, file, array.reshape(-1).view(np.uint8))
+    array.flags.writeable = False
+    return array
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,10 @@ class _Place:
     dtype: np.dtype[Any]
     shape: Sequence[int]
     begin: int
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
 
 def _places(path: Path, file: FileIO) -> dict[str, _Place]:

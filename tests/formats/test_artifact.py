@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -140,7 +141,7 @@ def damage_truncate(root):
 def damage_flip(root):
     path = root / "b.bin"
     path.write_bytes(b"bytez")
-    return "b.bin", "sha256"
+    return "b.bin", "blake3"
 
 
 def damage_lose(root):
@@ -192,6 +193,21 @@ def test_damage_is_refused_with_file_expected_and_got(tmp_path, damage):
     assert word in text
     assert "expected" in text
     assert "got" in text
+
+
+def test_what_was_published_with_sha256_is_opened_and_its_damage_refused(tmp_path):
+    root = publish(tmp_path / "t", FILES, FIELDS).root
+    manifest = json.loads((root / "manifest.json").read_bytes())
+    for name, entry in manifest["files"].items():
+        del entry["blake3"]
+        entry["sha256"] = hashlib.sha256((root / name).read_bytes()).hexdigest()
+    del manifest["sha256"]
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    assert open_artifact(root).names() == sorted(FILES)
+    damage_flip(root)
+    with pytest.raises(ArtifactError, match=r"b.bin: expected sha256 \w{64}, got sha256 \w{64}"):
+        open_artifact(root)
 
 
 def test_unverified_open_still_refuses_a_broken_tensor_file(tmp_path):

@@ -5,12 +5,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import safetensors.numpy
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models.artifact import pack_keys, unpack_keys
-from models.hashed_file import HashedFile
+from models.hashed_file import HashedFile, digest_of
 from models.tensor_file import TensorFileError, map_tensor, read_tensors, write_tensors
 
 DTYPES = [np.float64, np.float32, np.int64, np.int32, np.uint8, np.bool_, np.int16]
@@ -25,9 +26,11 @@ def test_round_trip_and_safetensors_reads_it(tmp_path_factory, tensors):
     path = tmp_path_factory.mktemp("t") / "a.safetensors"
     with path.open("wb", buffering=0) as raw, HashedFile(raw) as file:
         write_tensors(file, tensors)
-        sha256, size = file.hexdigest(), file.size
+        digest, size = file.hexdigest(), file.size
     data = path.read_bytes()
-    assert (hashlib.sha256(data).hexdigest(), len(data)) == (sha256, size)
+    assert (blake3(data).hexdigest(), len(data)) == (digest, size)
+    assert digest_of(path) == digest
+    assert digest_of(path, "sha256") == hashlib.sha256(data).hexdigest()
     mapped = {name: map_tensor(path, name) for name in tensors}
     for read in (read_tensors(path), mapped, safetensors.numpy.load(data)):
         assert read.keys() == tensors.keys()
@@ -67,6 +70,20 @@ def test_reads_only_what_is_named_and_each_into_memory_of_its_own(tmp_path):
     path.unlink()  # the bundle may go while it is served
     np.testing.assert_array_equal(mapped, tensors["a"])
     assert not mapped.flags.writeable
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_large_array_is_mapped_where_it_lies_as_its_type_has_to(tmp_path, shift):
+    path, large = tmp_path / "x", np.arange(400_000, dtype=np.int64)
+    saved = safetensors.numpy.save({"large": large})
+    header = int.from_bytes(saved[:8], "little")
+    padded = saved[8 : 8 + header] + b" " * (-header % 8 + shift)
+    path.write_bytes(len(padded).to_bytes(8, "little") + padded + saved[8 + header :])
+    for array in (read_tensors(path)["large"], map_tensor(path, "large")):
+        np.testing.assert_array_equal(array, large)
+        assert array.flags.owndata == bool(shift)
+        assert array.flags.aligned
+        assert not array.flags.writeable
 
 
 def test_a_tensor_that_is_not_there_cannot_be_mapped(tmp_path):
@@ -120,7 +137,7 @@ def test_everything_is_written_where_a_file_takes_less_at_a_time(parts):
     with HashedFile(raw) as file:
         for part in parts:
             file.write(part)
-        assert file.hexdigest() == hashlib.sha256(b"".join(parts)).hexdigest()
+        assert file.hexdigest() == blake3(b"".join(parts)).hexdigest()
     assert raw.held == b"".join(parts)
     assert file.size == len(raw.held)
 

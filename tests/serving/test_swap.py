@@ -88,7 +88,7 @@ def test_damaged_cumulative_falls_back_to_the_bundle_and_its_chain(world):
 
 def damage_delta(world, base):
     world.damage("deltas", base, "000001", "rows.safetensors")
-    return "rows.safetensors", "sha256"
+    return "rows.safetensors", "blake3"
 
 
 def truncate_delta(world, base):

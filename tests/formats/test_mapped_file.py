@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.mapped_file import map_file, touch
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 3_000_001])
+def test_has_the_bytes_of_the_file_when_its_name_is_gone(tmp_path, size):
+    data, path = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8), tmp_path / "x"
+    path.write_bytes(data.tobytes())
+    mapped = map_file(path)
+    path.unlink()
+    touch(mapped)
+    np.testing.assert_array_equal(mapped, data)
+    part = mapped[size // 2 :]
+    del mapped
+    np.testing.assert_array_equal(part, data[size // 2 :])
+    assert size == 0 or not part.flags.writeable
+
+
+def test_takes_memory_once_it_is_touched_and_none_when_it_is_gone(tmp_path):
+    path, size = tmp_path / "x", 64 << 20
+    path.write_bytes(b"x" * size)
+
+    def resident() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssFile"))
+
+    before = resident()
+    mapped = map_file(path)
+    assert resident() < before + size // 4
+    touch(mapped)
+    assert resident() >= before + size * 3 // 4
+    del mapped
+    assert resident() < before + size // 4
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        map_file(tmp_path / "x")
