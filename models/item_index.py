@@ -65,8 +65,10 @@ class ItemIndex:
         touched = pa.concat_arrays([keys.cast(pa.string()), removed.cast(pa.string())])
         if not len(touched):
             return self
-        stale = np.unique(self.base_lookup.lookup(touched))
-        stale = stale[stale >= 0]
+        held = self.base_lookup.lookup(touched)
+        is_stale = np.zeros(len(self.base), bool)
+        is_stale[held[held >= 0]] = True
+        stale = np.flatnonzero(is_stale)
         stale = stale[is_set(self.alive, stale)]
         kept = np.ones(len(self.overlay), bool)
         replaced = self.overlay_lookup.lookup(touched)

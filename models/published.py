@@ -120,8 +120,8 @@ class PublishedModel:
         rows: Mapping[str, tuple[pa.Array, Float32Array]],
         tombstones: Mapping[str, pa.Array] | None = None,
     ) -> PublishedModel:
-        """A new model with a delta laid over: table -> (keys, rows float32[n, E]); tombstones fall back to
-        the cold row.
+        """A new model with a delta laid over: table -> (keys, rows float32[n, E]), which may stay in use as
+        they are; tombstones fall back to the cold row.
 
         A tombstone of a key comes before its row, should a delta hold both. Raises ValueError for another
         width and KeyError for a table the model does not have.
@@ -138,9 +138,9 @@ class PublishedModel:
                 raise ValueError(
                     f"delta: table {table}: expected rows {(len(keys), cold.shape[1])}, got {values.shape}"
                 )
-            overlay = overlays.get(table)
-            overlay = _laid_over(overlay, removed, np.repeat(cold, len(removed), axis=0))
-            overlays[table] = _laid_over(overlay, keys, values)
+            for laid, of_them in ((removed, np.repeat(cold, len(removed), axis=0)), (keys, values)):
+                if len(laid):
+                    overlays[table] = _laid_over(overlays.get(table), laid, of_them)
         return replace(self, _overlays=overlays)
 
     def _entries_of(self, table: str, keys: pa.StringArray) -> Int64Array:
@@ -166,7 +166,7 @@ class PublishedModel:
 def _laid_over(overlay: _Overlay | None, keys: pa.Array, values: Float32Array) -> _Overlay:
     """A copy of `overlay` in which `keys` have `values`. ValueError for a repeated or an empty key."""
     if overlay is None:
-        return _Overlay(FrozenIds.of_unique(keys), read_only(np.array(values, np.float32)))
+        return _Overlay(FrozenIds.of_unique(keys), read_only(np.asarray(values, np.float32)))
     at = overlay.ids.lookup(keys)
     new = at < 0
     held = overlay.ids.entry_capacity
