@@ -84,6 +84,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@echo "Compiling the kernels (15 seconds, once)"
 	@$(BIN)/python -W ignore -m models.precompile
+	@$(BIN)/python -W ignore -m stream.precompile
 	@touch $@
 
 # Made by the project's own Python, apart from its packages: the peers need older versions of some.

@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from benchmarks import data
 from benchmarks.measure import Result, rates
-from stream.codec import decode_messages, encode, encode_packed
-from stream.columns import to_columns
+from stream.codec import encode, encode_packed
+from stream.decoded_columns import decode_columns
 from stream.validate import bad_fields
 
 
@@ -25,12 +25,11 @@ def decoding(events: int) -> list[Result]:
 
 def columns(messages: list[bytes]) -> pa.RecordBatch:
     """As the intake takes messages: EVENT_SCHEMA, validated. Raises RuntimeError for a bad event."""
-    decoded = decode_messages(messages)
-    zeros = np.zeros(len(decoded.events), np.int32)
-    batch = to_columns(decoded.events, zeros, zeros, decoded.message, decoded.ordinal)
-    if decoded.rejected or bad_fields(batch):
+    count = len(messages)
+    decoded = decode_columns(messages, 0, np.zeros(count, np.int32), np.arange(count))
+    if decoded.rejected or bad_fields(decoded.batch):
         raise RuntimeError("benchmark: expected good events only")
-    return batch
+    return decoded.batch
 
 
 def unpacked(messages: list[bytes]) -> None:

@@ -3,9 +3,9 @@
     single   {"v": 1, "event_id": ..., "ts_ms": ..., ...}
     packed   {"v": 1, "events": [{"event_id": ..., ...}, ...]}
 
-The fast path decodes a whole message into typed structs in one call. Only a message that fails there is
-looked at again, event by event, to find out which one is wrong and why, so one bad event never takes its
-neighbours along.
+A whole message is decoded into typed structs in one call. Only a message that fails there is looked at again,
+event by event, to find out which one is wrong and why, so one bad event never takes its neighbours along. (An
+intake reads what producers usually write without any structs: stream/decoded_columns.py.)
 """
 
 from collections.abc import Iterable, Sequence
@@ -99,10 +99,6 @@ class DecodedMessages(NamedTuple):
 
 def decode_messages(messages: Sequence[bytes]) -> DecodedMessages:
     """The events of many messages: one Python step per message, none per event, unless something is wrong."""
-    alone = _singles(messages)
-    if alone is not None:
-        every = np.arange(len(alone))
-        return DecodedMessages(alone, every, np.zeros_like(every), [])
     events: list[Event] = []
     counts = np.ones(len(messages), np.int64)
     odd: list[tuple[int, Sequence[int]]] = []
@@ -129,17 +125,6 @@ def decode_messages(messages: Sequence[bytes]) -> DecodedMessages:
     for number, ordinals in odd:
         ordinal[ends[number] - counts[number] : ends[number]] = ordinals
     return DecodedMessages(events, np.repeat(np.arange(len(messages)), counts), ordinal, rejected)
-
-
-def _singles(messages: Sequence[bytes]) -> list[Event] | None:
-    """The events of messages that are all of one good event, else None."""
-    heads = {message[1:11] for message in messages}  # few: what a producer writes begins alike
-    if any(head[:3] != _VERSION_FIELD or head[3:] == _EVENTS_FIELD for head in heads):
-        return None
-    try:
-        return list(map(decode_event, messages))
-    except FAILURES:
-        return None
 
 
 def decode_message(message: bytes) -> Decoded:

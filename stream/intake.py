@@ -16,9 +16,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from stream.archive import Archive
-from stream.codec import DecodedMessages, decode_messages
-from stream.columns import to_columns
 from stream.dead_letters import DEAD_LETTER_BYTES, DeadLetter, DeadLetters, dead_letter
+from stream.decoded_columns import DecodedColumns, decode_columns, event_at
 from stream.errors import Unreachable
 from stream.popular_store import PopularCounts
 from stream.profiles import Profiles
@@ -127,18 +126,12 @@ class Intake:
     def take_in(self, chunks: Sequence[Chunk]) -> None:
         """Make the good events of these messages durable; the bad ones become dead letters first."""
         records = [record for chunk in chunks for record in chunk.records]
-        decoded = decode_messages([record.value or b"" for record in records])
+        messages = [record.value or b"" for record in records]
         sizes = [len(chunk.records) for chunk in chunks]
         partition = np.repeat(np.array([chunk.partition for chunk in chunks], np.int32), sizes)
         offset = np.array([record.offset for record in records], np.int64)
-        batch = to_columns(
-            decoded.events,
-            np.full(len(decoded.events), self._incarnation, np.int32),
-            partition[decoded.message],
-            offset[decoded.message],
-            decoded.ordinal,
-        )
-        batch, letters = self._good(batch, decoded)
+        decoded = decode_columns(messages, self._incarnation, partition, offset)
+        batch, letters = self._good(decoded, messages)
         letters += [
             dead_letter(
                 bad.reason,
@@ -167,8 +160,9 @@ class Intake:
                 self._store_away(error)
 
     def _good(
-        self, batch: pa.RecordBatch, decoded: DecodedMessages
+        self, decoded: DecodedColumns, messages: Sequence[bytes]
     ) -> tuple[pa.RecordBatch, list[DeadLetter]]:
+        batch = decoded.batch
         bad = bad_fields(batch)
         if bad:  # first, so that a broken event cannot move the clock of its partition
             rows = np.setdiff1d(np.arange(batch.num_rows), list(bad))
@@ -180,8 +174,9 @@ class Intake:
             return batch, []
         letters = []
         for row, (reason, detail) in sorted(bad.items()):
-            content = msgspec.msgpack.encode(decoded.events[row])
             at = batch.slice(row, 1).to_pylist()[0]
+            event = event_at(messages[decoded.message[row]], at["ordinal"])
+            content = msgspec.msgpack.encode(event)
             place = (at["partition"], at["offset"], at["ordinal"])
             letters.append(dead_letter(reason, detail, self.kafka.events, *place, content))
         keep = np.ones(batch.num_rows, bool)
