@@ -10,12 +10,16 @@ B rows, N columns or candidates, D width.
 
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from models.arrays import Int64Array
 from models.model_config import Precision
+
+BLOCK = 64
 
 
 def in_bfloat16(precision: Precision) -> bool:
@@ -23,6 +27,15 @@ def in_bfloat16(precision: Precision) -> bool:
     if precision == "auto":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return precision == "bfloat16"
+
+
+def in_blocks(entries_N: Int64Array) -> Int64Array:
+    """The entries, the last of them again up to a multiple of BLOCK.
+
+    For every number of rows that it has not just seen oneDNN writes other code for its products, and that
+    takes twice as long as the products of a step.
+    """
+    return np.pad(entries_N, (0, -len(entries_N) % BLOCK), mode="edge")
 
 
 def half_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

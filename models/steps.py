@@ -33,7 +33,7 @@ from models.losses import (
 from models.model_config import DAY_MS, ModelConfig
 from models.own_items import OwnItems, own_features
 from models.popularity_dims import PopularityDims
-from models.products import in_bfloat16, similarities
+from models.products import in_bfloat16, in_blocks, similarities
 from models.samplers import uniform_by_key
 from models.samples import Samples
 from models.tables import Tables
@@ -100,7 +100,10 @@ class Stepper:
         candidates = self._drawn(batch, positions, trues_BT, self._own(batch), plan, number)
         lookup = Lookup(parts.tables, plan.trained)
         users = self._users(batch, positions, plan, lookup)
-        items = self._items(candidates.entries, plan, lookup, number)
+        encoded = candidates.entries
+        if self._half and config.has_item_tower:
+            encoded = in_blocks(encoded)  # nobody asks for the last ones: their gradient is zero
+        items = self._items(encoded, plan, lookup, number)
         lookup.run()
         inputs = users()
         v_UD = parts.model.towers.item_vectors(items())

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.learner import Learner
-from models.products import half_linear, in_bfloat16, similarities
+from models.products import BLOCK, half_linear, in_bfloat16, in_blocks, similarities
 from models.towers import Tower
 from tests.models.learning_data import FEW, catalogue, config, contents, events
 
@@ -113,3 +113,32 @@ def test_a_model_learns_the_same_in_both_and_is_kept_in_float32():
     assert exact != rounded
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.01)
     assert losses[1][-1] < 0.9 * losses[1][0]
+
+
+@pytest.mark.parametrize("kind", ["two_tower", "dssm"])
+def test_items_that_fill_a_block_change_nothing(kind, monkeypatch):
+    learners = []
+    for blocks in (True, False):
+        if not blocks:
+            monkeypatch.setattr("models.steps.in_blocks", lambda entries: entries)
+        learner = Learner.fresh(config(kind, precision="bfloat16"), FEW)
+        learner.train_full(learner.prepare(events(), catalogue()))
+        learner.train_incremental(learner.prepare(events(60, seed=1), catalogue()))
+        learners.append(learner.save())
+    filled, bare = learners
+    for part, arrays in bare.items():
+        for name, array in arrays.items():
+            # Blocks of another height may add up in another order.
+            np.testing.assert_allclose(
+                filled[part][name], array, rtol=1e-4, atol=1e-5, err_msg=f"{part} {name}"
+            )
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 200])
+def test_blocks_are_whole_and_hold_what_was_given(n):
+    given = np.arange(n) * 3
+    filled = in_blocks(given)
+    assert len(filled) % BLOCK == 0
+    assert 0 <= len(filled) - n < BLOCK
+    np.testing.assert_array_equal(filled[:n], given)
+    assert (filled[n:] == given[-1]).all()
