@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.arrays import BoolArray, Float32Array, Int64Array
+from models.arrays import BoolArray, Float32Array, Index, Int32Array, Int64Array
 from models.frequency import FrequencyEstimator
 from models.hard_negatives import HardNegatives, mixed
 from models.model_config import PER_ROW_LOSSES, ModelConfig
+from models.native import compiled, compiled_into
 from models.own_items import OwnItems, own_hits, place_of, sampled_own
 from models.samplers import Sampler, per_row_others
 from models.samples import Samples
@@ -161,11 +162,38 @@ def draw_candidates(
 
 def _among(shared: Int64Array, trues_BT: Int64Array) -> BoolArray:
     """bool[B, K]: whether a shared negative is one of the row's positives."""
-    narrow, columns = shared.astype(np.int32), trues_BT.T.astype(np.int32)  # entries are below 2^31
-    hit: BoolArray = columns[0][:, None] == narrow
-    for column in columns[1:]:
-        hit |= column[:, None] == narrow
+    hit = np.zeros((len(trues_BT), len(shared)), np.bool_)
+    _mark(shared, trues_BT, hit)
     return hit
+
+
+@compiled_into
+def _slot(slots: Int32Array, shared: Int64Array, item: Index) -> Index:
+    """Where the item's chain begins in the hash table `slots`, or would begin."""
+    mask = len(slots) - 1
+    slot = np.int64(np.uint64(item) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) & mask
+    while slots[slot] >= 0 and shared[slots[slot]] != item:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@compiled
+def _mark(shared: Int64Array, trues_BT: Int64Array, hit: BoolArray) -> None:
+    size = 64
+    while size < 2 * len(shared):
+        size *= 2
+    slots = np.full(size, -1, np.int32)
+    following = np.empty(len(shared), np.int32)  # the next place of the same item, -1 = none
+    for place in range(len(shared)):
+        slot = _slot(slots, shared, shared[place])
+        following[place] = slots[slot]
+        slots[slot] = place
+    for row in range(trues_BT.shape[0]):
+        for true in range(trues_BT.shape[1]):
+            place = slots[_slot(slots, shared, trues_BT[row, true])]
+            while place >= 0:
+                hit[row, place] = True
+                place = following[place]
 
 
 def _own_correction(

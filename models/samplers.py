@@ -11,6 +11,7 @@ import numpy as np
 
 from models.arrays import Float32Array, Float64Array, Index, Int32Array, Int64Array
 from models.native import compiled
+from models.philox import uniform
 
 _REDRAWS = 1000  # of places that hit the row's own positive, before a corpus counts as too small
 _ROUND = 1 << 40  # steps between the redraws of one step, so that no two draws share random numbers
@@ -103,7 +104,7 @@ class UnigramSampler:
 
     def draw(self, n: int, step: int) -> Int64Array:
         """int64[n] entries; the same for the same seed and step."""
-        at = _uniform(n, self._seed, step) * self._cumulative[-1]
+        at = uniform(n, (self._seed, step)) * self._cumulative[-1]
         drawn = np.empty(n, np.int64)
         _found(at, self._cumulative, self._begins, self._entries, drawn)
         return drawn
@@ -146,7 +147,7 @@ class LogUniformSampler:
     def draw(self, n: int, step: int) -> Int64Array:
         """int64[n] entries; the same for the same seed and step."""
         size = len(self._by_rank)
-        rank = np.exp(_uniform(n, self._seed, step) * np.log(size + 1)).astype(np.int64) - 1
+        rank = np.exp(uniform(n, (self._seed, step)) * np.log(size + 1)).astype(np.int64) - 1
         drawn: Int64Array = self._by_rank[np.clip(rank, 0, size - 1)]
         return drawn
 
@@ -236,10 +237,6 @@ def uniform_of(key: Index, shift: np.uint64) -> np.float32:
 def _uniform_of_all(keys: Int64Array, shift: np.uint64, uniform: Float32Array) -> None:
     for i in range(len(keys)):
         uniform[i] = uniform_of(keys[i], shift)
-
-
-def _uniform(n: int, seed: int, step: int) -> Float64Array:
-    return np.random.Generator(np.random.Philox(key=[seed, step])).random(n)
 
 
 def _log_uniform(rank: Int64Array | int, n: int) -> Float64Array:

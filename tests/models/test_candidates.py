@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from models.candidates import Negatives, draw_candidates, with_others
+from models.candidates import Negatives, _among, draw_candidates, with_others
 from models.frequency import FrequencyEstimator
 from models.hard_negatives import HardNegatives
 from models.model_config import PER_ROW_LOSSES, Loss, ModelConfig, NegativeSource
@@ -323,3 +323,15 @@ def test_draws_are_a_function_of_step_and_salt():
     left, again, later = (drawn("softmax", "unigram", step=step)[4] for step in (5, 5, 6))
     assert left.entries[left.shared].tolist() == again.entries[again.shared].tolist()
     assert left.entries[left.shared].tolist() != later.entries[later.shared].tolist()
+
+
+@pytest.mark.parametrize("items", [1, 5, 300, 2**31 - 1])
+@pytest.mark.parametrize(("rows", "trues", "shared"), [(0, 1, 3), (7, 1, 0), (40, 1, 64), (50, 3, 257)])
+def test_hits_are_those_of_comparing_all_with_all(items, rows, trues, shared):
+    rng = np.random.default_rng(items)
+    drawn = rng.integers(0, items, shared)
+    trues_BT = rng.integers(-1, items, (rows, trues))
+    if shared and rows:
+        trues_BT[::3, -1] = drawn[rng.integers(0, shared, len(trues_BT[::3]))]
+    expected = (trues_BT[:, :, None] == drawn).any(1)
+    np.testing.assert_array_equal(_among(drawn, trues_BT), expected)
