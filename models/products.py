@@ -8,13 +8,14 @@ Micikevicius et al., ICLR 2018; bfloat16 needs no scaling of the loss (Kalamkar 
 B rows, N columns or candidates, D width.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from models.arrays import Int64Array
 from models.model_config import Precision
@@ -38,10 +39,22 @@ def in_blocks(entries_N: Int64Array) -> Int64Array:
     return np.pad(entries_N, (0, -len(entries_N) % BLOCK), mode="edge")
 
 
-def half_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Product bfloat16[B, N] of x [B, D] and weight float32[N, D], plus bias float32[N]."""
-    call: Any = _HalfLinear.apply  # untyped
-    return cast(Tensor, call(x, weight, bias))
+def half_layers(
+    known_BE: Tensor,
+    side_BS: Tensor,
+    layers: Sequence[tuple[Tensor, Tensor]],
+    around_DE: Tensor,
+    blank: int = 0,
+) -> Tensor:
+    """MLP([known, side]) + linear(known), float32[B, D], ReLU between layers; every product in bfloat16.
+
+    layers: (weight float32[out, in], bias float32[out]), the last one's of D; around_DE: the linear way.
+    blank: columns that first weights and around_DE have before those of `known`, for inputs that are zero.
+    One step of autograd for all, backward written out: between so small products its bookkeeping shows.
+    """
+    call: Any = _HalfLayers.apply  # untyped
+    flat = [part for layer in layers for part in layer]
+    return cast(Tensor, call(known_BE, side_BS, blank, around_DE, *flat))
 
 
 def similarities(u_BD: Tensor, v_ND: Tensor) -> Tensor:
@@ -53,24 +66,52 @@ def similarities(u_BD: Tensor, v_ND: Tensor) -> Tensor:
     return cast(Tensor, call(u_BD, v_ND))
 
 
-class _HalfLinear(torch.autograd.Function):
+class _HalfLayers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        half_x, half_weight = x.bfloat16(), weight.bfloat16()
-        ctx.save_for_backward(half_x, half_weight)
-        ctx.read = x.dtype
-        return linear(half_x, half_weight, None if bias is None else bias.bfloat16())
+    def forward(ctx: Any, known: Tensor, side: Tensor, blank: int, around: Tensor, *layers: Tensor) -> Tensor:
+        half_known, half_around = known.bfloat16(), around[:, blank:].bfloat16()
+        first, *others = layers[::2]
+        weights = [first[:, blank:].bfloat16(), *(weight.bfloat16() for weight in others)]
+        inputs = [torch.cat([half_known, side.bfloat16()], dim=1) if side.shape[1] else half_known]
+        for weight, bias in zip(weights, layers[1::2], strict=True):
+            inputs.append(linear(inputs[-1], weight, bias.bfloat16()))
+            if len(inputs) <= len(weights):
+                inputs[-1].relu_()
+        out = inputs.pop()
+        ctx.blank = blank
+        ctx.save_for_backward(half_known, half_around, *inputs, *weights)
+        return out.to(known.dtype).add_(linear(half_known, half_around))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        half_x, half_weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        return (
-            (gradient @ half_weight).to(ctx.read) if of_x else None,
-            (gradient.T @ half_x).float() if of_weight else None,
-            gradient.sum(0, dtype=torch.float32) if of_bias else None,
-        )
+        half_known, half_around, *saved = ctx.saved_tensors
+        inputs, weights = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        of_known, of_side, _, of_around, *of_layers = ctx.needs_input_grad
+        half = gradient.bfloat16()
+        known = half @ half_around if of_known else None
+        around = _of_weight(half, half_known, ctx.blank) if of_around else None
+        layers: list[Tensor | None] = [None] * len(of_layers)
+        for number in reversed(range(len(weights))):
+            if of_layers[2 * number]:
+                layers[2 * number] = _of_weight(half, inputs[number], 0 if number else ctx.blank)
+            if of_layers[2 * number + 1]:
+                layers[2 * number + 1] = half.sum(0, dtype=torch.float32)
+            if number:
+                half = torch.ops.aten.threshold_backward(half @ weights[number], inputs[number], 0)
+        if not (of_known or of_side):
+            return None, None, None, around, *layers
+        whole = (half @ weights[0]).to(gradient.dtype)
+        width = half_known.shape[1]
+        if known is not None:
+            known = whole[:, :width].add_(known)
+        return known, whole[:, width:] if of_side else None, None, around, *layers
+
+
+def _of_weight(half: Tensor, inputs: Tensor, blank: int) -> Tensor:
+    """Gradient of a weight, float32[out, blank + in], from those of what it made and from what it read."""
+    product = (half.T @ inputs).float()
+    return pad(product, (blank, 0)) if blank else product
 
 
 class _Similarities(torch.autograd.Function):

@@ -18,7 +18,7 @@ from torch.nn.functional import linear, normalize
 from models.arrays import BoolArray, Int32Array
 from models.cross_network import CrossNetwork
 from models.model_config import ModelConfig, Precision
-from models.products import half_linear, in_bfloat16
+from models.products import half_layers, in_bfloat16
 
 SHORTEST = 0.05
 """Shorter vectors are divided by this instead of by their length: the gradient of a near-zero vector has no
@@ -209,13 +209,16 @@ class Tower(nn.Module):
     def forward(self, id_inputs: Tensor, side: Tensor) -> Tensor:
         """[B, out] from id inputs [B, parts * E] and side inputs [B, S]."""
         known = id_inputs[:, self.blank :]
-        product = half_linear if self._half and torch.is_grad_enabled() else linear
-        first, *others = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        vector = product(torch.cat([known, side], dim=1), first.weight[:, self.blank :], first.bias)
-        for layer in others:
-            vector = product(torch.relu_(vector), layer.weight, layer.bias)
-        around = product(known, self.around.weight[:, self.blank :])
-        vector = vector.to(known.dtype) + around.to(known.dtype)
+        layers = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        if self._half and torch.is_grad_enabled():
+            pairs = [(layer.weight, layer.bias) for layer in layers]
+            vector = half_layers(known, side, pairs, self.around.weight, self.blank)
+        else:
+            first, *others = layers
+            vector = linear(torch.cat([known, side], dim=1), first.weight[:, self.blank :], first.bias)
+            for layer in others:
+                vector = linear(torch.relu_(vector), layer.weight, layer.bias)
+            vector = vector + linear(known, self.around.weight[:, self.blank :])
         return vector if self.crossed is None else vector + self.crossed(torch.cat([id_inputs, side], dim=1))
 
 

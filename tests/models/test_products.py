@@ -1,9 +1,12 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import linear
 
 from models.learner import Learner
-from models.products import BLOCK, half_linear, in_bfloat16, in_blocks, similarities
+from models.products import BLOCK, half_layers, in_bfloat16, in_blocks, similarities
 from models.towers import Tower
 from tests.models.learning_data import FEW, catalogue, config, contents, events
 
@@ -23,11 +26,16 @@ def drawn(*shapes, seed=0):
     return [torch.randn(*shape, generator=generator).requires_grad_(True) for shape in shapes]
 
 
+def one_layer(x, weight, bias):
+    return half_layers(x, x[:, :0], [(weight, bias)], torch.zeros_like(weight))
+
+
 def test_products_are_those_of_rounded_factors_rounded_once():
     x, weight, bias = drawn((17, 65), (32, 65), (32,))
-    product = half_linear(x, weight, bias)
+    product = one_layer(x, weight, bias)
     expected = half(x.detach()) @ half(weight.detach()).T + half(bias.detach())
-    assert product.dtype == torch.bfloat16
+    assert product.dtype == torch.float32
+    assert torch.equal(product, product.bfloat16().float())
     scale = np.abs(half(x.detach())) @ np.abs(half(weight.detach())).T
     error = np.abs(product.detach().double().numpy() - expected)
     assert (error <= ROUNDING * np.abs(expected) + 1e-6 * scale).all()
@@ -36,11 +44,43 @@ def test_products_are_those_of_rounded_factors_rounded_once():
 def test_gradients_of_a_product_are_products_of_rounded_factors():
     x, weight, bias = drawn((17, 65), (32, 65), (32,))
     (upstream,) = drawn((17, 32), seed=1)
-    half_linear(x, weight, bias).backward(upstream.detach().bfloat16())
+    one_layer(x, weight, bias).backward(upstream.detach())
     g, x_, w = half(upstream.detach()), half(x.detach()), half(weight.detach())
     for found, expected in ((x.grad, g @ w), (weight.grad, g.T @ x_), (bias.grad, g.sum(0))):
         assert found.dtype == torch.float32
         np.testing.assert_allclose(found.double(), expected, rtol=ROUNDING, atol=1e-5)
+
+
+def composed(known, side, layers, around, blank):
+    """The same out of torch's operations, for its own autograd."""
+    half_known = known.bfloat16()
+    first, *others = layers
+    vector = linear(
+        torch.cat([known, side], 1).bfloat16(), first[0][:, blank:].bfloat16(), first[1].bfloat16()
+    )
+    for weight, bias in others:
+        vector = linear(vector.relu(), weight.bfloat16(), bias.bfloat16())
+    return vector.float() + linear(half_known, around[:, blank:].bfloat16()).float()
+
+
+@pytest.mark.parametrize("widths", [(), (24,), (32, 16)])
+@pytest.mark.parametrize(("side", "blank"), [(0, 0), (3, 0), (1, 8), (0, 5)])
+def test_layers_and_their_gradients_are_those_of_torch(widths, side, blank):
+    inputs = [(9, 12), (9, side), (10, blank + 12)]
+    sizes = [blank + 12 + side, *widths, 10]
+    shapes = [shape for into, out in pairwise(sizes) for shape in ((out, into), (out,))]
+    (upstream,) = drawn((9, 10), seed=1)
+    results = []
+    for way in (half_layers, composed):
+        known, beside, around, *parts = given = drawn(*inputs, *shapes)
+        made = way(known, beside, list(zip(parts[::2], parts[1::2], strict=True)), around, blank)
+        made.backward(upstream.detach())
+        results.append([made.detach(), *(one.grad for one in given)])
+    for number, (found, expected) in enumerate(zip(*results, strict=True)):
+        if number > 3 and number % 2:  # torch rounds the sums of biases, which ours does not
+            torch.testing.assert_close(found, expected, rtol=0.01, atol=0.02)
+        else:
+            torch.testing.assert_close(found, expected, rtol=ROUNDING, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(9, 33), (256, 512)])
@@ -64,7 +104,7 @@ def test_what_is_frozen_gets_no_gradient():
     x, weight, bias = drawn((4, 8), (5, 8), (5,))
     weight.requires_grad_(False)
     bias.requires_grad_(False)
-    half_linear(x, weight, bias).float().sum().backward()
+    one_layer(x, weight, bias).sum().backward()
     assert x.grad is not None
     assert weight.grad is None
     assert bias.grad is None
