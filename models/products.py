@@ -9,18 +9,19 @@ B rows, N columns or candidates, D width.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, pad
 
-from models.arrays import Int64Array
 from models.model_config import Precision
 
 BLOCK = 64
+Element = TypeVar("Element", bound=np.generic)
 
 
 def in_bfloat16(precision: Precision) -> bool:
@@ -30,13 +31,14 @@ def in_bfloat16(precision: Precision) -> bool:
     return precision == "bfloat16"
 
 
-def in_blocks(entries_N: Int64Array) -> Int64Array:
-    """The entries, the last of them again up to a multiple of BLOCK.
+def in_blocks(of_items: npt.NDArray[Element]) -> npt.NDArray[Element]:
+    """[N, ...] rows of items, the last of them again up to a multiple of BLOCK.
 
     For every number of rows that it has not just seen oneDNN writes other code for its products, and that
     takes twice as long as the products of a step.
     """
-    return np.pad(entries_N, (0, -len(entries_N) % BLOCK), mode="edge")
+    missing = -len(of_items) % BLOCK
+    return np.concatenate([of_items, np.repeat(of_items[-1:], missing, axis=0)])
 
 
 def half_layers(

@@ -100,10 +100,7 @@ class Stepper:
         candidates = self._drawn(batch, positions, trues_BT, self._own(batch), plan, number)
         lookup = Lookup(parts.tables, plan.trained)
         users = self._users(batch, positions, plan, lookup)
-        encoded = candidates.entries
-        if self._half and config.has_item_tower:
-            encoded = in_blocks(encoded)  # nobody asks for the last ones: their gradient is zero
-        items = self._items(encoded, plan, lookup, number)
+        items = self._items(candidates.entries, plan, lookup, number, self._half and config.has_item_tower)
         lookup.run()
         inputs = users()
         v_UD = parts.model.towers.item_vectors(items())
@@ -229,14 +226,20 @@ class Stepper:
         return lambda: (bags.value, size, None)
 
     def _items(
-        self, entries: Int64Array, plan: StepPlan, lookup: Lookup, number: int
+        self, entries: Int64Array, plan: StepPlan, lookup: Lookup, number: int, whole_blocks: bool = False
     ) -> Callable[[], ItemInputs]:
+        """Ask for the rows of items. whole_blocks: some at the end are added that nobody asks for, so that
+        their gradient is zero.
+        """
         parts = self._parts
         rows = parts.tables.ids["item"].rows(entries)
         if plan.item_dropout > 0 and parts.config.has_item_tower:
             rows = np.where(uniform_by_key(entries, number) < plan.item_dropout, 0, rows)
-        item = lookup.single("item", rows)
         entries_UC, numbers_UM = self._attributes(entries, plan)
+        if whole_blocks:
+            rows = in_blocks(rows)
+            entries_UC, numbers_UM = in_blocks(entries_UC), in_blocks(numbers_UM)
+        item = lookup.single("item", rows)
         categories = []
         if parts.config.has_item_tower:
             categories = [

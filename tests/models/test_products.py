@@ -160,7 +160,7 @@ def test_items_that_fill_a_block_change_nothing(kind, monkeypatch):
     learners = []
     for blocks in (True, False):
         if not blocks:
-            monkeypatch.setattr("models.steps.in_blocks", lambda entries: entries)
+            monkeypatch.setattr("models.steps.in_blocks", lambda of_items: of_items)
         learner = Learner.fresh(config(kind, precision="bfloat16"), FEW)
         learner.train_full(learner.prepare(events(), catalogue()))
         learner.train_incremental(learner.prepare(events(60, seed=1), catalogue()))
