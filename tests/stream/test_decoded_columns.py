@@ -2,6 +2,8 @@
 
 import math
 import random
+import subprocess
+import sys
 
 import msgpack
 import numpy as np
@@ -234,3 +236,8 @@ def test_nothing_is_compiled_after_the_first_messages():
         check(messages)
     for kernel in (find_events, text_column, context_entries):
         assert len(kernel.signatures) == 1
+
+
+def test_a_producer_loads_no_compiler():
+    code = "import sys, stream.producer; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
