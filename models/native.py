@@ -1,4 +1,4 @@
-"""This package's one door to numba: compiled functions that release the GIL and keep their Python signature."""
+"""The package's door to numba: compiled functions that release the GIL and keep their Python signature."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
