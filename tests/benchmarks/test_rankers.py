@@ -35,21 +35,25 @@ def test_resampling_users_repeats_their_impressions():
     random = np.random.default_rng(1)
     user, labels = random.integers(0, 12, 150), (random.random((150, 1)) < 0.4).astype(float)
     scores = random.random(150)
-    rows = Impressions(user, np.array(["a"] * 150), labels)
-    aucs, gaucs = rows.aucs(0, scores), rows.gaucs(0, scores)
-    assert len(aucs) == len(gaucs) == 1 + DRAWS
+    day = random.integers(0, 3, 150)
+    rows = Impressions(user, np.array(["a"] * 150), labels, day)
+    aucs, gaucs, by_day = rows.aucs(0, scores), rows.gaucs(0, scores), rows.gaucs(0, scores, by_day=True)
+    assert len(aucs) == len(gaucs) == len(by_day) == 1 + DRAWS
     for draw in (0, 7):
         places = np.concatenate(
             [np.tile(np.flatnonzero(user == one), int(rows.draws[draw, one])) for one in range(12)]
         )
         assert aucs[draw] == pytest.approx(plain_auc(labels[places, 0], scores[places]), rel=1e-5)
-        values = [
-            (rows.draws[draw, one] * mine.sum(), plain_auc(labels[mine, 0], scores[mine]))
-            for one, mine in ((one, user == one) for one in range(12))
-            if 0 < labels[mine].sum() < mine.sum()
-        ]
-        expected = sum(n * value for n, value in values) / sum(n for n, _ in values)
-        assert gaucs[draw] == pytest.approx(expected, rel=1e-5)
+        users = [(one, user == one) for one in range(12)]
+        of_days = [(one, mine & (day == today)) for one, mine in users for today in range(3)]
+        for found, groups in ((gaucs, users), (by_day, of_days)):
+            values = [
+                (rows.draws[draw, one] * mine.sum(), plain_auc(labels[mine, 0], scores[mine]))
+                for one, mine in groups
+                if 0 < labels[mine].sum() < mine.sum()
+            ]
+            expected = sum(n * value for n, value in values) / sum(n for n, _ in values)
+            assert found[draw] == pytest.approx(expected, rel=1e-5)
     found = interval(aucs)
     assert found["low"] < found["value"] < found["high"]
 
