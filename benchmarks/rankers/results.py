@@ -245,6 +245,33 @@ def collect(runs: Sequence[Run], days: Days, command: str, with_serving: bool) -
     }
 
 
+def with_earlier(found: dict[str, Any], earlier: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """`found`, and from an earlier collection the experiments that it has not, if their runs are still those
+    that are declared (`runs`): with their differences, if that holds for their base too. Each entry tells its
+    revision ("git").
+    """
+    keys: dict[str, list[str]] = {}
+    for run in runs:
+        keys.setdefault(run.experiment.name, []).append(run.key)
+    entries = {one["name"]: {**one, "git": found["about"]["git"]} for one in found["experiments"]}
+    before = {one["name"]: one for one in earlier["experiments"]}
+    same = {name for name, one in before.items() if one["keys"] == keys.get(name)}
+    for name in same - set(entries):
+        entries[name] = {"git": earlier["about"]["git"], **before[name]}
+    kept = [
+        one
+        for one in earlier["differences"]
+        if {one["name"], one["against"]} <= same
+        and one["name"] not in {e["name"] for e in found["experiments"]}
+    ]
+    order = {name: place for place, name in enumerate(keys)}
+    return {
+        **found,
+        "experiments": sorted(entries.values(), key=lambda one: order[one["name"]]),
+        "differences": sorted([*found["differences"], *kept], key=lambda one: order[one["name"]]),
+    }
+
+
 def write(results: dict[str, Any], file: Path) -> None:
     """One line for each entry, so that a diff shows which ones changed."""
     file.parent.mkdir(parents=True, exist_ok=True)

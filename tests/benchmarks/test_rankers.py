@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.rankers import page
+from benchmarks.rankers import page, results
 from benchmarks.rankers.experiments import EXPERIMENTS, chosen
 from benchmarks.rankers.joined_events import joined_of
 from benchmarks.rankers.metrics import DRAWS, Impressions, auc, interval, weighted_auc
+from benchmarks.rankers.runs import Run
 from models.ranking.joined import checked
 from models.ranking.rank_config import RankConfig
 
@@ -89,6 +90,38 @@ def test_experiments_are_configurations():
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no experiment wide; there are: "):
         chosen(("wide",))
+
+
+def test_what_was_not_run_again_is_kept_if_it_is_unchanged(tmp_path):
+    names = ("logistic", "mmoe", "mmoe, alone", "mmoe, not wide")
+    runs = [
+        Run(one, seed, tmp_path, "d") for one in EXPERIMENTS if one.name in names for seed in range(one.seeds)
+    ]
+    keys = {name: [run.key for run in runs if run.experiment.name == name] for name in names}
+
+    def collected(git, entries, differences):
+        return {
+            "about": {"git": git},
+            "experiments": [{"name": name, "keys": of, "from": git} for name, of in entries.items()],
+            "differences": [{"name": a, "against": b, "from": git} for a, b in differences],
+        }
+
+    pairs = [("mmoe", "logistic"), ("mmoe, alone", "mmoe"), ("mmoe, not wide", "mmoe, alone")]
+    earlier = collected("old", {**keys, "mmoe": ["other"]}, pairs)
+    found = collected("new", {name: keys[name] for name in ("logistic", "mmoe")}, pairs[:1])
+    both = results.with_earlier(found, earlier, runs)
+    told = [(one["name"], one["from"], one["git"]) for one in both["experiments"]]
+    assert told == [
+        ("logistic", "new", "new"),
+        ("mmoe", "new", "new"),
+        ("mmoe, alone", "old", "old"),
+        ("mmoe, not wide", "old", "old"),
+    ]
+    # mmoe itself was another one: what was measured against it is no more
+    assert [(one["name"], one["from"]) for one in both["differences"]] == [
+        ("mmoe", "new"), ("mmoe, not wide", "old"),
+    ]  # fmt: skip
+    assert results.with_earlier(found, both, runs) == both
 
 
 def test_the_example_of_the_page_is_valid():
