@@ -68,10 +68,11 @@ def rankers(data: Results) -> str:
 
 
 def logistic(data: Results) -> str:
-    """What the logistic regression gains by other settings, and the rankers before this round."""
-    entries = [*_entries(data, "logistic"), *_entries(data, "third")]
+    """What the logistic regression gains by other settings, and rankers of and near the third round."""
+    groups = ("logistic", "third", "between")
+    entries = [one for group in groups for one in _entries(data, group)]
     differing = [_over_baseline(data, entries, metric) for metric in METRICS]
-    return "\n\n".join([_figures(data, "logistic", "third"), *differing])
+    return "\n\n".join([_figures(data, *groups), *differing])
 
 
 def _figures(data: Results, *groups: str) -> str:

@@ -28,7 +28,7 @@ from models.time_features import local_ms
 
 FILE = Path(__file__).parents[1] / "results" / "rankers.json"
 _SMOOTHING = 20.0
-_WITHIN_USERS = ("rankers", "third", "logistic", "beside", "mmoe", "pepnet")
+_WITHIN_USERS = ("rankers", "third", "logistic", "between", "beside", "mmoe", "pepnet")
 """Groups of experiments that are compared by GAUC too."""
 METRICS = ("auc", "gauc", "gauc_day")
 """gauc_day: of the AUCs of each user's days."""
