@@ -1,4 +1,5 @@
-"""Train and test the rankers on kuairand, collect the figures, write the page.
+"""Train and test the rankers on kuairand, collect the figures, write the page; experiments without runs under
+`--root` stay as they are in benchmarks/results/rankers.json, if nothing of them was changed since.
 
 python -m benchmarks.rankers --kuairand DIR --out benchmarks/results/rankers.json
 """
@@ -6,6 +7,7 @@ python -m benchmarks.rankers --kuairand DIR --out benchmarks/results/rankers.jso
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -59,7 +61,9 @@ def main() -> None:
     if step == 1:
         every = results.runs_of(EXPERIMENTS, asked.root, days)
         command = "python -m benchmarks.rankers --kuairand DIR --out FILE.json"
-        results.write(results.collect(every, days, command, with_serving=True), asked.out)
+        found = results.collect(every, days, command, with_serving=True)
+        earlier = json.loads(results.FILE.read_text(encoding="utf-8"))
+        results.write(results.with_earlier(found, earlier, every), asked.out)
         if asked.out.resolve() == results.FILE:
             page.main(check=False)
 

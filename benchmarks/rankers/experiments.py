@@ -41,16 +41,37 @@ def _only(task: str) -> dict[str, Any]:
 
 _SEQUENCE = [_TASKS[0], {**_TASKS[1], "after": "click"}, _TASKS[2]]
 _BASE = "pepnet, warm rate 1"
+_LOG_LOSS = {"warm_rate": 1.0, "pairwise": 0.0}
 _ALONE: dict[str, dict[str, Any]] = {
     "deepfm": {
-        "kind": "deepfm", "linear_share": 0.0, "bins": 16, "epochs_first": 5, "lr_linear": 0.015,
+        **_LOG_LOSS, "kind": "deepfm", "linear_share": 0.0, "bins": 16, "epochs_first": 5, "lr_linear": 0.015,
     },
     "mmoe": {
-        "kind": "mmoe", "linear_share": 0.0, "wide": True, "bins": 16, "epochs_first": 4, "lr_linear": 0.015,
+        **_LOG_LOSS, "kind": "mmoe", "linear_share": 0.0, "wide": True, "bins": 16, "epochs_first": 4,
+        "lr_linear": 0.015,
     },
-    "pepnet": {"kind": "pepnet", "linear_share": 0.0, "epochs_first": 2},
+    "pepnet": {**_LOG_LOSS, "kind": "pepnet", "linear_share": 0.0, "epochs_first": 2, "warm_rate": 0.3},
 }  # fmt: skip
 """The networks without a logistic regression beside them, each as it was tuned for that."""
+_THIRD: dict[str, dict[str, Any]] = {
+    "logistic": {"kind": "logistic", "bins": 16, "warm_rate": 1.0},
+    "deepfm": {**_ALONE["deepfm"], "linear_share": 0.5},
+    "mmoe": {**_LOG_LOSS, "kind": "mmoe", "linear_share": 0.5, "epochs_first": 4},
+    "pepnet": {**_ALONE["pepnet"], "linear_share": 0.5, "epochs_first": 4},
+}
+"""As they were before the pairs within a user: the third round."""
+_LOGISTIC: dict[str, dict[str, Any]] = {
+    "logistic, long steps": {"lr_linear": 0.05},
+    "logistic, pairs": {"pairwise": 0.2},
+    "logistic, pairs as much as labels": {"pairwise": 1.0},
+}
+"""What is gained within a user, or seems to be, by the logistic regression itself."""
+_BETWEEN: dict[str, dict[str, Any]] = {
+    "deepfm, short steps": {"kind": "deepfm", "lr_linear": 0.02, "pairwise": 0.3},
+    "mmoe, half": {"kind": "mmoe", "linear_share": 0.5},
+    "pepnet, half": {"kind": "pepnet", "linear_share": 0.5},
+}
+"""Between the third round and the fourth: more AUC and less GAUC, on the days before the test days."""
 PEPNET = {**_ALONE["pepnet"], "warm_rate": 1.0}
 """Base of PEPNet's variants: as it was before its step sizes in later trainings were tuned."""
 _PLAIN = {**_ALONE["mmoe"], "wide": False, "bins": 8, "lr_linear": 0.05}
@@ -60,6 +81,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment("rankers", "deepfm", {"kind": "deepfm"}),
     Experiment("rankers", "mmoe", {"kind": "mmoe"}),
     Experiment("rankers", "pepnet", {"kind": "pepnet"}),
+    *(Experiment("third", f"{kind}, third round", changes) for kind, changes in _THIRD.items()),
+    *(Experiment("logistic", name, {"kind": "logistic", **one}) for name, one in _LOGISTIC.items()),
+    *(Experiment("between", name, changes) for name, changes in _BETWEEN.items()),
     *(Experiment("beside", f"{kind}, alone", changes, against=kind) for kind, changes in _ALONE.items()),
     Experiment("mmoe", "mmoe, not wide", _PLAIN, against="mmoe, alone"),
     *(

@@ -49,20 +49,29 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Impressions:
-    """The impressions that are tested: user int64[N], scene, labels [N, T]."""
+    """The impressions that are tested: user int64[N], scene, labels [N, T], day int64[N]."""
 
     user: np.ndarray
     scene: np.ndarray
     labels: np.ndarray
+    day: np.ndarray
 
     def where(self, mask: np.ndarray) -> Impressions:
-        return Impressions(self.user[mask], self.scene[mask], self.labels[mask])
+        return Impressions(self.user[mask], self.scene[mask], self.labels[mask], self.day[mask])
 
     @cached_property
     def users(self) -> tuple[np.ndarray, np.ndarray]:
         """(order that puts every user's rows together, where each begins)."""
         order = np.argsort(self.user, kind="stable")
         return order, np.flatnonzero(np.r_[True, np.diff(self.user[order]) > 0])
+
+    @cached_property
+    def user_code(self) -> np.ndarray:
+        """int64[N] number of each row's user, from 0, as in `draws`."""
+        order, starts = self.users
+        code = np.empty(len(order), np.int64)
+        code[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(order)]))
+        return code
 
     @cached_property
     def draws(self) -> np.ndarray:
@@ -74,22 +83,23 @@ class Impressions:
 
     def aucs(self, task: int, scores: np.ndarray, draws: bool = True) -> np.ndarray:
         """AUC [1 + DRAWS] (or [1]) of a task."""
-        order, starts = self.users
-        code = np.empty(len(order), np.int64)
-        code[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(order)]))
+        code = self.user_code
         chosen = self.draws if draws else self.draws[:1]
         parts = [weighted_auc(self.labels[:, task], scores, one[:, code]) for one in _chunks(chosen)]
         return np.concatenate(parts)
 
-    def gaucs(self, task: int, scores: np.ndarray, draws: bool = True) -> np.ndarray:
+    def gaucs(self, task: int, scores: np.ndarray, draws: bool = True, by_day: bool = False) -> np.ndarray:
         """GAUC [1 + DRAWS] (or [1]): mean of the users' AUCs, weighted by impressions, over users with both
-        classes.
+        classes. by_day: of the AUCs of each user's days instead; what is resampled are users all the same.
         """
-        order, starts = self.users
-        sizes = np.diff(np.r_[starts, len(order)])
-        values = user_aucs(np.repeat(np.arange(len(starts)), sizes), self.labels[order, task], scores[order])
+        span = int(self.day.max()) + 1 if by_day else 1
+        group = self.user_code * span + (self.day if by_day else 0)
+        found, code, sizes = np.unique(group, return_inverse=True, return_counts=True)
+        order = np.argsort(code, kind="stable")
+        values = user_aucs(code[order], self.labels[order, task], scores[order])
         known = ~np.isnan(values)
-        weights = (self.draws if draws else self.draws[:1])[:, known] * sizes[known]
+        drawn = (self.draws if draws else self.draws[:1])[:, found[known] // span]
+        weights = drawn * sizes[known]
         with np.errstate(invalid="ignore"):
             return (weights @ values[known]) / weights.sum(1)
 

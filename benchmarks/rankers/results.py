@@ -17,17 +17,21 @@ from rich.progress import track
 
 from benchmarks.measure import surroundings
 from benchmarks.rankers.experiments import EXPERIMENTS, SCENES, TASKS, Experiment
-from benchmarks.rankers.joined_events import Days
+from benchmarks.rankers.joined_events import DAY_MS, ZONE, Days
 from benchmarks.rankers.metrics import Impressions, interval, mean_of, rounded
 from benchmarks.rankers.runs import FIRST_DAYS, TEST_DAYS, Run, features, read, tested_rows, watched
 from models.ranking.labels import task_labels
 from models.ranking.rank_config import RankConfig
 from models.ranking.rank_learner import RankLearner
 from models.ranking.rank_published import PublishedRanker
+from models.time_features import local_ms
 
 FILE = Path(__file__).parents[1] / "results" / "rankers.json"
 _SMOOTHING = 20.0
-METRICS = ("auc", "gauc")
+_WITHIN_USERS = ("rankers", "third", "logistic", "between", "beside", "mmoe", "pepnet")
+"""Groups of experiments that are compared by GAUC too."""
+METRICS = ("auc", "gauc", "gauc_day")
+"""gauc_day: of the AUCs of each user's days."""
 
 
 def runs_of(experiments: Iterable[Experiment], root: Path, days: Days) -> list[Run]:
@@ -42,7 +46,14 @@ def tested(table: pa.Table) -> Impressions:
         np.array(table["user_id"].combine_chunks().dictionary_encode().indices),
         np.array(table["scene"].to_pylist()),
         task_labels(config, table["actions"].combine_chunks()),
+        _days_of(table),
     )
+
+
+def _days_of(table: pa.Table) -> np.ndarray:
+    """int64[N] local day of each impression, from 0."""
+    day = local_ms(np.array(table["ts_ms"], np.int64), ZONE) // DAY_MS
+    return np.asarray(day - day.min())
 
 
 class Figures:
@@ -75,7 +86,9 @@ class Figures:
         if scene and not run.experiment.scene:
             scores = scores[self.rows.scene == scene]
         place = TASKS.index(task)
-        return rows.aucs(place, scores, draws) if metric == "auc" else rows.gaucs(place, scores, draws)
+        if metric == "auc":
+            return rows.aucs(place, scores, draws)
+        return rows.gaucs(place, scores, draws, by_day=metric == "gauc_day")
 
     def record(self, one: Experiment) -> dict[str, Any]:
         """An experiment's entry: medians over the seeds, by task and by scene."""
@@ -106,7 +119,7 @@ class Figures:
         """one - its base, by task and metric: paired draws, mean over the seeds of each."""
         if one.name == one.against or not self.done(one.against):
             return []
-        metrics = METRICS if one.group in ("rankers", "beside", "mmoe", "pepnet") else METRICS[:1]
+        metrics = METRICS if one.group in _WITHIN_USERS else METRICS[:1]
         found = []
         for scene in [one.scene]:
             for task in one.tasks:
@@ -229,6 +242,33 @@ def collect(runs: Sequence[Run], days: Days, command: str, with_serving: bool) -
         "differences": differences,
         "watch": watch_times(runs, days),
         "serving": serving(days) if with_serving else [],
+    }
+
+
+def with_earlier(found: dict[str, Any], earlier: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """`found`, and from an earlier collection the experiments that it has not, if their runs are still those
+    that are declared (`runs`): with their differences, if that holds for their base too. Each entry tells its
+    revision ("git").
+    """
+    keys: dict[str, list[str]] = {}
+    for run in runs:
+        keys.setdefault(run.experiment.name, []).append(run.key)
+    entries = {one["name"]: {**one, "git": found["about"]["git"]} for one in found["experiments"]}
+    before = {one["name"]: one for one in earlier["experiments"]}
+    same = {name for name, one in before.items() if one["keys"] == keys.get(name)}
+    for name in same - set(entries):
+        entries[name] = {"git": earlier["about"]["git"], **before[name]}
+    kept = [
+        one
+        for one in earlier["differences"]
+        if {one["name"], one["against"]} <= same
+        and one["name"] not in {e["name"] for e in found["experiments"]}
+    ]
+    order = {name: place for place, name in enumerate(keys)}
+    return {
+        **found,
+        "experiments": sorted(entries.values(), key=lambda one: order[one["name"]]),
+        "differences": sorted([*found["differences"], *kept], key=lambda one: order[one["name"]]),
     }
 
 

@@ -49,10 +49,15 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Of all that the scores depend on."""
+        """Of all that the scores depend on, in the form of the first runs: settings that came later, and are
+        off or have nothing to do here, are left out.
+        """
+        config = self.config.model_dump(mode="json", exclude={"expire_after_days"})  # a run expires nothing
+        if not config["pairwise"]:
+            del config["pairwise"]
         told = {
             "version": VERSION,
-            "config": self.config.model_dump(mode="json"),
+            "config": config,
             "scene": self.experiment.scene,
             "data": self.data_sha256,
         }

@@ -2,5 +2,5 @@
 
 Read in this order: rank_config (what can be chosen), joined (what comes in), labels and counts (what a row
 becomes), row_space and number_encoding (fields as rows), inputs, the networks (factorization, mixture,
-pepnet, averaged), losses, training, learner, and published, which serves.
+pepnet, averaged), losses, pairwise, training, learner, and published, which serves.
 """

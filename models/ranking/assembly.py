@@ -192,8 +192,9 @@ def described(manifest: Mapping[str, Any], name: str) -> tuple[RankConfig, tuple
         raise KeyError(f"manifest: no ranker {name!r}; it has {', '.join(sorted(rankers)) or 'none'}")
     entry = rankers[name]
     features = tuple(FeatureConfig.model_validate(feature) for feature in entry["features"])
-    # A bundle from before linear_share has no logistic regression beside its network, whatever the kind.
-    return RankConfig.model_validate({"linear_share": 0.0, **entry["config"]}), features
+    # A bundle from before linear_share has no logistic regression beside its network, whatever the kind, and
+    # one from before pairwise goes on training without pairs.
+    return RankConfig.model_validate({"linear_share": 0.0, "pairwise": 0.0, **entry["config"]}), features
 
 
 def load_parts(files: ModelFiles, name: str, parts: Sequence[str]) -> dict[str, Tensors]:

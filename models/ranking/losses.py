@@ -23,6 +23,16 @@ def log_probabilities(config: RankConfig, logits_BH: Tensor) -> Tensor:
     return torch.stack(found, dim=1)
 
 
+def task_log_odds(config: RankConfig, logits_BH: Tensor) -> Tensor:
+    """[B, T] log(p / (1 - p)) of log_probabilities(): the logit itself of a task without `after`."""
+    joint_BT = log_probabilities(config, logits_BH).clamp(max=math.log1p(-_SMALLEST))
+    found = [
+        joint_BT[:, place] - torch.log1p(-joint_BT[:, place].exp()) if task.after else logits_BH[:, place]
+        for place, task in enumerate(config.tasks)
+    ]
+    return torch.stack(found, dim=1)
+
+
 def task_losses(config: RankConfig, logits_BH: Tensor, labels_BT: Tensor) -> Tensor:
     """[T] mean binary cross-entropy of each task; through the product of probabilities for one with `after`
     (ESMM's loss over the entire space of impressions).

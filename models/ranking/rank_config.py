@@ -25,27 +25,37 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "gamma": 2.0,
         "epochs_first": 1,
         "final_rate": 1.0,
+        "warm_rate": 1.0,
         "linear_share": 0.0,
+        "pairwise": 0.0,
     },
 }
 _OF_THE_KIND: dict[str, dict[str, Any]] = {
-    "logistic": {"lr_linear": 0.02, "epochs_first": 8, "bins": 16},
+    "logistic": {"lr_linear": 0.02, "epochs_first": 8, "warm_rate": 0.3},
     "weighted_lr": {"bins": 8, "epochs_first": 3, "fresh_rows": True},
     "deepfm": {
-        "bins": 16,
-        "epochs_first": 5,
+        "epochs_first": 8,
         "fresh_rows": True,
         "lr_rows": 0.02,
-        "lr_linear": 0.015,
-        "linear_share": 0.5,
-    },
-    "mmoe": {"epochs_first": 4, "fresh_rows": True, "linear_share": 0.5},
-    "pepnet": {
-        "hidden": (128, 64),
-        "epochs_first": 4,
-        "fresh_rows": True,
+        "lr_linear": 0.03,
         "warm_rate": 0.3,
         "linear_share": 0.5,
+        "pairwise": 0.2,
+    },
+    "mmoe": {
+        "epochs_first": 8,
+        "fresh_rows": True,
+        "warm_rate": 0.3,
+        "linear_share": 0.7,
+        "pairwise": 0.2,
+    },
+    "pepnet": {
+        "hidden": (128, 64),
+        "epochs_first": 6,
+        "fresh_rows": True,
+        "warm_rate": 0.3,
+        "linear_share": 0.7,
+        "pairwise": 0.2,
     },
 }
 
@@ -161,6 +171,13 @@ class RankConfig(BaseModel):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout after hidden layers.")
     id_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="Share of rows trained as an unknown user, or an unknown item."
+    )
+    pairwise: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight, beside each task's log loss, of a loss over pairs of a positive and a negative "
+        "of one user in one stretch; above 0, these stand in one batch. 0 = none.",
     )
     row_init: float = Field(default=0.05, gt=0, description="Spread of never-trained rows.")
     lr_rows: float = Field(default=0.03, gt=0, description="Adagrad step size of rows.")

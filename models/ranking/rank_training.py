@@ -14,6 +14,7 @@ from models.embedding import EmbeddingTable
 from models.ranking.assembly import RankerParts
 from models.ranking.inputs import RankInputs
 from models.ranking.losses import loss_weights, step_losses
+from models.ranking.pairwise import groups_shuffled, pair_losses
 from models.ranking.rank_samples import RankSamples
 from models.ranking.row_space import PAIRS
 from models.ranking.side import SCENE
@@ -27,7 +28,8 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class TrainingRows:
     """What the steps of a call read: both sides' rows side by side. rows int64[N, S], factors float32[N, S],
-    numbers float32[N, M], labels float32[N, T], watch_s float32[N].
+    numbers float32[N, M], labels float32[N, T], watch_s float32[N]; group int64[N]: one number for the rows
+    of a user in a stretch, -1 for nobody's.
     """
 
     rows: Int64Array
@@ -35,6 +37,7 @@ class TrainingRows:
     numbers: Float32Array
     labels: Float32Array
     watch_s: Float32Array
+    group: Int64Array
 
 
 class RankTraining:
@@ -54,13 +57,13 @@ class RankTraining:
             return {}
         config = self._parts.config
         request_raw, item_raw = self._numbers(samples)
-        rows = self._rows(samples, request_raw, item_raw)
+        stretches = self.stretches(samples)
+        rows = self._rows(samples, request_raw, item_raw, stretches)
         first = self.calls == 0
         if first:
             self._start_biases(rows)
         rate = 1.0 if first else config.warm_rate
         passes = config.epochs_first if first else 1
-        stretches = self.stretches(samples)
         mean = np.zeros(config.heads)
         begun = self._parts.space.rows_state() if config.fresh_rows else None
         for place in range(passes):
@@ -97,16 +100,23 @@ class RankTraining:
         parts.item.encoding.fit(item)
         return request, item
 
-    def _rows(self, samples: RankSamples, request: Float32Array, item: Float32Array) -> TrainingRows:
+    def _rows(
+        self, samples: RankSamples, request: Float32Array, item: Float32Array, stretches: list[Int64Array]
+    ) -> TrainingRows:
         space = self._parts.space
         u = self._parts.request.rows(space, samples.request, request)
         i = self._parts.item.rows(space, samples.item, item)
+        group = samples.request[:, 0].astype(np.int64)
+        for place, stretch in enumerate(stretches):
+            user = group[stretch]
+            group[stretch] = np.where(user < 0, -1, user * len(stretches) + place)
         return TrainingRows(
             np.concatenate([u.rows, i.rows], axis=1),
             np.concatenate([u.factors, i.factors], axis=1),
             np.concatenate([u.numbers, i.numbers], axis=1),
             samples.labels,
             samples.watch_s,
+            group,
         )
 
     def _start_biases(self, rows: TrainingRows) -> None:
@@ -136,10 +146,15 @@ class RankTraining:
         """Pass number place[0] of place[1], with `rate` times the step sizes; mean loss [H]."""
         config, n = self._parts.config, len(rows.labels)
         random = np.random.default_rng([config.seed, self.passes])
-        if config.order == "stretches":
-            order = np.concatenate([random.permutation(stretch) for stretch in stretches])
-        else:
-            order = random.permutation(n)
+        parts = stretches if config.order == "stretches" else [np.arange(n)]
+        order = np.concatenate(
+            [
+                part[groups_shuffled(random, rows.group[part])]
+                if config.pairwise
+                else random.permutation(part)
+                for part in parts
+            ]
+        )
         unknown = random.random((n, 2)) < config.id_dropout
         total = np.zeros(config.heads)
         network = self._parts.network
@@ -180,6 +195,10 @@ class RankTraining:
         members = parts.network.members(inputs)
         losses = torch.stack([step_losses(config, logits, labels, watch_s) for logits in members])
         loss = (losses * loss_weights(config)).sum() + parts.network.penalty()
+        if config.pairwise:
+            group = torch.from_numpy(rows.group[batch])
+            pairs = torch.stack([pair_losses(config, logits, labels, group) for logits in members])
+            loss = loss + config.pairwise * (pairs * loss_weights(config)[: len(config.tasks)]).sum()
         found: Float64Array = losses.detach().mean(0).numpy().astype(np.float64)
         if not np.isfinite(found).all():
             raise FloatingPointError(

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.rankers import page
+from benchmarks.rankers import page, results
 from benchmarks.rankers.experiments import EXPERIMENTS, chosen
 from benchmarks.rankers.joined_events import joined_of
 from benchmarks.rankers.metrics import DRAWS, Impressions, auc, interval, weighted_auc
+from benchmarks.rankers.runs import Run
 from models.ranking.joined import checked
 from models.ranking.rank_config import RankConfig
 
@@ -35,21 +36,25 @@ def test_resampling_users_repeats_their_impressions():
     random = np.random.default_rng(1)
     user, labels = random.integers(0, 12, 150), (random.random((150, 1)) < 0.4).astype(float)
     scores = random.random(150)
-    rows = Impressions(user, np.array(["a"] * 150), labels)
-    aucs, gaucs = rows.aucs(0, scores), rows.gaucs(0, scores)
-    assert len(aucs) == len(gaucs) == 1 + DRAWS
+    day = random.integers(0, 3, 150)
+    rows = Impressions(user, np.array(["a"] * 150), labels, day)
+    aucs, gaucs, by_day = rows.aucs(0, scores), rows.gaucs(0, scores), rows.gaucs(0, scores, by_day=True)
+    assert len(aucs) == len(gaucs) == len(by_day) == 1 + DRAWS
     for draw in (0, 7):
         places = np.concatenate(
             [np.tile(np.flatnonzero(user == one), int(rows.draws[draw, one])) for one in range(12)]
         )
         assert aucs[draw] == pytest.approx(plain_auc(labels[places, 0], scores[places]), rel=1e-5)
-        values = [
-            (rows.draws[draw, one] * mine.sum(), plain_auc(labels[mine, 0], scores[mine]))
-            for one, mine in ((one, user == one) for one in range(12))
-            if 0 < labels[mine].sum() < mine.sum()
-        ]
-        expected = sum(n * value for n, value in values) / sum(n for n, _ in values)
-        assert gaucs[draw] == pytest.approx(expected, rel=1e-5)
+        users = [(one, user == one) for one in range(12)]
+        of_days = [(one, mine & (day == today)) for one, mine in users for today in range(3)]
+        for found, groups in ((gaucs, users), (by_day, of_days)):
+            values = [
+                (rows.draws[draw, one] * mine.sum(), plain_auc(labels[mine, 0], scores[mine]))
+                for one, mine in groups
+                if 0 < labels[mine].sum() < mine.sum()
+            ]
+            expected = sum(n * value for n, value in values) / sum(n for n, _ in values)
+            assert found[draw] == pytest.approx(expected, rel=1e-5)
     found = interval(aucs)
     assert found["low"] < found["value"] < found["high"]
 
@@ -85,6 +90,38 @@ def test_experiments_are_configurations():
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no experiment wide; there are: "):
         chosen(("wide",))
+
+
+def test_what_was_not_run_again_is_kept_if_it_is_unchanged(tmp_path):
+    names = ("logistic", "mmoe", "mmoe, alone", "mmoe, not wide")
+    runs = [
+        Run(one, seed, tmp_path, "d") for one in EXPERIMENTS if one.name in names for seed in range(one.seeds)
+    ]
+    keys = {name: [run.key for run in runs if run.experiment.name == name] for name in names}
+
+    def collected(git, entries, differences):
+        return {
+            "about": {"git": git},
+            "experiments": [{"name": name, "keys": of, "from": git} for name, of in entries.items()],
+            "differences": [{"name": a, "against": b, "from": git} for a, b in differences],
+        }
+
+    pairs = [("mmoe", "logistic"), ("mmoe, alone", "mmoe"), ("mmoe, not wide", "mmoe, alone")]
+    earlier = collected("old", {**keys, "mmoe": ["other"]}, pairs)
+    found = collected("new", {name: keys[name] for name in ("logistic", "mmoe")}, pairs[:1])
+    both = results.with_earlier(found, earlier, runs)
+    told = [(one["name"], one["from"], one["git"]) for one in both["experiments"]]
+    assert told == [
+        ("logistic", "new", "new"),
+        ("mmoe", "new", "new"),
+        ("mmoe, alone", "old", "old"),
+        ("mmoe, not wide", "old", "old"),
+    ]
+    # mmoe itself was another one: what was measured against it is no more
+    assert [(one["name"], one["from"]) for one in both["differences"]] == [
+        ("mmoe", "new"), ("mmoe, not wide", "old"),
+    ]  # fmt: skip
+    assert results.with_earlier(found, both, runs) == both
 
 
 def test_the_example_of_the_page_is_valid():

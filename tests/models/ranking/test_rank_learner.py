@@ -29,6 +29,8 @@ def ordered_well(labels, scores):
 def test_learns_which_users_click_what(kind):
     """Nothing but the pair of user and item tells: a plain logistic regression stays near chance."""
     changes = {"epochs_first": 8, "lr_rows": 0.1, "lr_dense": 0.01, "row_init": 0.5, "id_dropout": 0.05}
+    if kind not in ("logistic", "weighted_lr"):
+        changes["linear_share"] = 0.5
     learner = RankLearner.fresh(config(kind, author="", bins=0, **changes), ())
     learner.train(learner.prepare(joined(1500, users=10, items=12), catalogue()))
     later = joined(400, users=10, items=12, seed=9, start_ms=START_MS + DAY_MS)
@@ -226,11 +228,16 @@ def test_numbers_may_stay_without_bins(kind):
     assert np.isfinite(published.scores("u2", pa.array(["i1"]), {"scene": "home"}, {}, {}, 0)["click"]).all()
 
 
-def test_a_bundle_from_before_linear_share_is_what_it_was():
-    learner = trained(linear_share=0.0)
+@pytest.mark.parametrize("key", ["linear_share", "pairwise"])
+def test_a_bundle_from_before_a_key_is_what_it_was(key):
+    learner = trained(**{key: 0.0})
     files = Files(learner)
-    del files.manifest["rankers"]["r"]["config"]["linear_share"]
-    assert contents(RankLearner.load(files, "r")) == contents(learner)
+    del files.manifest["rankers"]["r"]["config"][key]
+    loaded = RankLearner.load(files, "r")
+    assert contents(loaded) == contents(learner)
+    for one in (loaded, learner):
+        one.train(one.prepare(TESTED, catalogue()))
+    assert contents(loaded) == contents(learner)
 
 
 def test_nothing_to_train_on():
@@ -252,7 +259,14 @@ def test_a_loss_that_is_not_finite_is_an_error():
 @pytest.mark.parametrize("kind", ["weighted_lr", "mmoe", "pepnet"])
 def test_the_logistic_regression_beside_a_network_is_one_of_its_own(kind):
     """Neither hears of the other's loss: each is what it is when it is trained alone."""
-    shared = {"wide": False, "epochs_first": 2, "final_rate": 0.5, "watch": {}, "warm_rate": 1.0}
+    shared = {
+        "wide": False,
+        "epochs_first": 2,
+        "final_rate": 0.5,
+        "watch": {},
+        "warm_rate": 1.0,
+        "pairwise": 0.3,
+    }
     both = RankLearner.fresh(config(kind, linear_share=0.3, **shared), FEATURES)
     linear, deep = (
         RankLearner.fresh(config(alone, linear_share=0.0, **shared), FEATURES) for alone in ("logistic", kind)
@@ -316,6 +330,7 @@ def test_passes_go_through_the_stretches_in_order(monkeypatch):
 def test_rows_begin_anew_in_every_pass_of_the_first_training():
     """After k passes rows have met each sample once, dense layers k times."""
     changes = {"lr_dense": 1e-12, "id_dropout": 0.0, "batch_size": 1000, "fresh_rows": True, "author": ""}
+    changes["pairwise"] = 0.0  # which rows are pairs differs by the pass
     made = {}
     for passes in (1, 3):
         learner = RankLearner.fresh(config(epochs_first=passes, **changes), ())
