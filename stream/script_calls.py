@@ -1,6 +1,7 @@
-"""Calls of one Lua script that reads: what is asked in one turn of the event loop leaves as one pipeline.
+"""Calls of one Lua script that reads: what is asked in one turn of the event loop runs as one script.
 
-A client spends more on a call by itself than the store on the script; so eight callers share one.
+A client spends more on a command and its reply than the store on the script; so the callers of a turn share
+them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,33 @@ from typing import Any, NamedTuple
 import redis.asyncio
 from redis.exceptions import NoScriptError
 
+_TOGETHER = 16
+"""Calls of one command at most: the store does nothing else meanwhile."""
+# ARGV: of each call how many keys and arguments it has, then these arguments. An error is its call's alone.
+_OF_ALL = """
+local function one(KEYS, ARGV)
+%s
+end
+local answers, key, word = {}, 0, 0
+while word < #ARGV do
+  local keys, words = {}, {}
+  local of_keys, of_words = tonumber(ARGV[word + 1]), tonumber(ARGV[word + 2])
+  for at = 1, of_keys do keys[at] = KEYS[key + at] end
+  for at = 1, of_words do words[at] = ARGV[word + 2 + at] end
+  key, word = key + of_keys, word + 2 + of_words
+  local fine, answer = pcall(one, keys, words)
+  if not fine and type(answer) ~= 'table' then answer = {err = 'ERR ' .. tostring(answer)} end
+  answers[#answers + 1] = answer or false
+end
+return answers
+"""
+
 
 class _Call(NamedTuple):
-    """One call: what follows the script's name, and where its answer goes."""
+    """One call, and where its answer goes."""
 
-    words: Sequence[str | int]
+    keys: Sequence[str]
+    args: Sequence[str | int]
     answer: asyncio.Future[Any]
 
 
@@ -25,16 +48,17 @@ class ScriptCalls:
     """One script of one store."""
 
     def __init__(self, url: str, script: str) -> None:
+        """script: the body of a function of KEYS and ARGV."""
         self._store = redis.asyncio.Redis.from_url(url)
-        self._script = script
-        self._digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        self._script = _OF_ALL % script
+        self._digest = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._waiting: list[_Call] = []
         self._asking: set[asyncio.Task[None]] = set()
 
     async def __call__(self, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         """Its answer: bytes, whole numbers and lists of them; raises redis.RedisError or OSError."""
         loop = asyncio.get_running_loop()
-        call = _Call((len(keys), *keys, *args), loop.create_future())
+        call = _Call(keys, args, loop.create_future())
         if not self._waiting:
             loop.call_soon(self._ask)
         self._waiting.append(call)
@@ -81,8 +105,15 @@ class ScriptCalls:
             return await self._sent(calls)
 
     async def _sent(self, calls: Sequence[_Call]) -> list[Any]:
+        parts = [calls[first : first + _TOGETHER] for first in range(0, len(calls), _TOGETHER)]
         pipeline = self._store.pipeline(transaction=False)
-        for call in calls:
-            pipeline.execute_command("EVALSHA", self._digest, *call.words)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        return replies
+        for part in parts:
+            keys = [key for call in part for key in call.keys]
+            words = [word for call in part for word in (len(call.keys), len(call.args), *call.args)]
+            pipeline.execute_command("EVALSHA", self._digest, len(keys), *keys, *words)
+        replies = await pipeline.execute(raise_on_error=False)
+        return [
+            answer
+            for part, reply in zip(parts, replies, strict=True)
+            for answer in ([reply] * len(part) if isinstance(reply, Exception) else reply)
+        ]
