@@ -75,7 +75,7 @@ def precompile() -> None:
         data.flags.writeable = not of_bundle
         texts_at(data, offsets, np.arange(_EVENTS))
     items = ItemIndex.over(keys.unique(), build_index(published[:8], IndexConfig()))
-    items_json(items, np.arange(2), published[0, :2], "")
+    items_json(items, np.arange(4).reshape(2, 2)[:, :1], published[:2, :1], "")
     _history()
     codes = np.zeros((2, 1), np.int64)
     similar_means(codes, codes, published[:2], most=1)

@@ -1,9 +1,9 @@
 """Ask several channels at once; what is late or fails is left out and named, never waited for.
 
 Every channel has a lane, one thread of its own: a call that hangs holds up nothing but its lane, and while it
-hangs the next answers do without the channel at once. Lanes outlive snapshots. A lane at work is not woken
-for its next call, and the event loop only once for all that a lane has done meanwhile: the busier the server,
-the less a hop to a thread and back costs.
+hangs the next answers do without the channel at once. Lanes outlive snapshots. A lane takes all that waits,
+and makes together what is alike (Joint); the event loop is told once of all that a lane has done meanwhile:
+the busier the server, the less a call costs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import contextlib
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
@@ -29,6 +30,26 @@ class Gathered(Generic[T]):
 
     answers: dict[str, T]
     dropped: dict[str, str]
+
+
+class Joint(ABC, Generic[T]):
+    """A call that can be made together with others like it.
+
+    like: calls are alike where it is equal; most: so many are made together.
+    """
+
+    like: Hashable
+    most: int
+
+    def __call__(self) -> T:
+        """The answer of this call alone."""
+        return self.of_each([self])[0]
+
+    @abstractmethod
+    def of_each(self, calls: Sequence[Any]) -> list[T]:
+        """The answers of calls that are alike, each as it would be alone. Where it raises, every call is made
+        by itself.
+        """
 
 
 class _Call(Generic[T]):
@@ -57,13 +78,35 @@ class _Call(Generic[T]):
             self.future.set_result(answered)
 
 
+def _alike(calls: Sequence[_Call[Any]], other: _Call[Any]) -> bool:
+    first, work = calls[0].work, other.work
+    both = isinstance(first, Joint) and isinstance(work, Joint)
+    return both and len(calls) < first.most and first.like == work.like
+
+
+def _make(calls: Sequence[_Call[Any]]) -> None:
+    """Of a lane's thread."""
+    if len(calls) > 1:
+        works = [call.work for call in calls]
+        with contextlib.suppress(Exception):  # whosever it is: made alone below, each has its own
+            for call, answer in zip(calls, works[0].of_each(works), strict=True):
+                call.answer = answer
+            return
+    for call in calls:
+        call.make()
+
+
 class _Lane:
-    """One daemon thread that does its calls in order: an executor's would hold up the end of the process."""
+    """One daemon thread that does its calls, the oldest first: an executor's would hold up the end of the
+    process.
+    """
 
     def __init__(self, name: str, prepare: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
         self.began_s: float | None = None
         """When the running call began, None between calls."""
-        self._calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()
+        self._waiting: deque[_Call[Any]] = deque()
+        self._bell: SimpleQueue[bool] = SimpleQueue()
+        self._rung = False
         self._made: deque[_Call[Any]] = deque()
         self._told = False
         self._prepare, self._loop = prepare, loop
@@ -72,28 +115,49 @@ class _Lane:
     def call(self, work: Callable[[], T], limit_s: float) -> _Call[T]:
         """Of the event loop."""
         call = _Call(work, self._loop.create_future())
-        self._calls.put(call)
+        self._waiting.append(call)
+        if not self._rung:  # once a turn, when all that wakes in it has asked
+            self._rung = True
+            self._loop.call_soon(self._ring)
         timer = self._loop.call_later(limit_s, call.close, False)
         call.future.add_done_callback(lambda _: timer.cancel())
         return call
 
     def end(self) -> None:
-        self._calls.put(None)
+        self._bell.put(False)
+
+    def _ring(self) -> None:
+        self._rung = False
+        self._bell.put(True)
 
     def _run(self) -> None:
         self._prepare()
-        while call := self._calls.get():
+        while self._bell.get():
+            while calls := self._next():
+                self.began_s = time.perf_counter()
+                _make(calls)
+                self.began_s = None
+                self._made.extend(calls)
+                del calls  # while it waits for the next one, a lane keeps no snapshot alive
+                if not self._told:  # else the event loop has yet to look, and will find these too
+                    self._told = True
+                    with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
+                        self._loop.call_soon_threadsafe(self._tell)
+
+    def _next(self) -> list[_Call[Any]]:
+        """The first that waits, and of those like it as many as are made together; none where nothing does."""
+        calls: list[_Call[Any]] = []
+        others: list[_Call[Any]] = []
+        while self._waiting:
+            call = self._waiting.popleft()
             if call.given_up:
                 continue
-            self.began_s = time.perf_counter()
-            call.make()
-            self.began_s = None
-            self._made.append(call)
-            del call  # while it waits for the next one, a lane keeps no snapshot alive
-            if not self._told:  # else the event loop has yet to look, and will find this one too
-                self._told = True
-                with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
-                    self._loop.call_soon_threadsafe(self._tell)
+            if not calls or _alike(calls, call):
+                calls.append(call)
+            else:
+                others.append(call)
+        self._waiting.extendleft(reversed(others))  # before what was asked meanwhile
+        return calls
 
     def _tell(self) -> None:
         self._told = False  # first: what is made from here on is told anew

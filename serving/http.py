@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +30,7 @@ from serving.gather import Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
-from serving.recall import answer, answer_of_one, answer_of_written, written_or_ranking
+from serving.recall import answer, answer_of_one, answer_of_written, only_call
 from serving.rejects import RejectSender, reject_events
 from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallAnswer, RecallRequest
 from serving.similar import similar
@@ -143,7 +142,7 @@ class Api:
         """
         plan, dropped = steps(asking), dict[str, str]()
         step, only = next(plan), asking.only
-        calls = {only: partial(written_or_ranking, asking)} if only else step.calls
+        calls = {only: only_call(asking)} if only else step.calls
         while True:
             gathered = await self._lanes.gather(calls, step.limits_s)
             if only and only in gathered.answers:

@@ -14,7 +14,7 @@ from serving.config import ServingConfig
 from serving.errors import BadRequest, NotFound
 from serving.fusion_config import ChannelConfig
 from serving.profile import NO_PROFILE
-from serving.recall import answer_of_one, answer_of_written, answered, recall, written_or_ranking
+from serving.recall import answer_of_one, answer_of_written, answered, only_call, recall
 from serving.schema import RecallRequest
 from serving.similar import similar
 from serving.written import answer_json, with_items
@@ -193,7 +193,7 @@ def test_one_channels_ranking_is_the_answer_without_a_detour(served, k, exclude)
     assert asking.only == "m"
     ranking = asking.sources["m"].candidates(asking.ask, asking.k)
     assert answer_of_one(asking, ranking, "r") == answered(asking, "r")[0]
-    written = written_or_ranking(asking)
+    written = only_call(asking)()
     assert isinstance(written, bytes)
     content = answer_json(answer_of_written(asking, "r"), written)
     assert content == msgspec.json.encode(answered(asking, "r")[0])
@@ -202,7 +202,7 @@ def test_one_channels_ranking_is_the_answer_without_a_detour(served, k, exclude)
 
 def test_a_ranking_that_is_too_short_is_not_written(served):
     asking = ask(served, RecallRequest("u3", 1000), profile(CLICKS), 500)
-    found = written_or_ranking(asking)
+    found = only_call(asking)()
     assert found == asking.sources["m"].candidates(asking.ask, asking.k)
     assert 0 < len(found) < 1000
 
