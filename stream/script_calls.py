@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import hiredis
 import redis.asyncio
 from redis.exceptions import NoScriptError
 
@@ -49,7 +50,9 @@ class ScriptCalls:
 
     def __init__(self, url: str, script: str) -> None:
         """script: the body of a function of KEYS and ARGV."""
-        self._store = redis.asyncio.Redis.from_url(url)
+        # No pipeline: most of its time goes to what it does around a command and its reply.
+        self._connections = redis.asyncio.ConnectionPool.from_url(url)
+        self._free: list[Any] = []
         self._script = _OF_ALL % script
         self._digest = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._waiting: list[_Call] = []
@@ -66,7 +69,8 @@ class ScriptCalls:
 
     async def close(self) -> None:
         """End the connections."""
-        await self._store.aclose()
+        for connection in self._free:
+            await connection.disconnect()
 
     def _ask(self) -> None:
         calls, self._waiting = self._waiting, []
@@ -83,10 +87,10 @@ class ScriptCalls:
 
     async def _answer(self, calls: Sequence[_Call]) -> None:
         try:
-            replies = await self._replies(calls)
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                await self._store.script_load(self._script)
-                replies = await self._replies(calls)
+            try:
+                replies = await self._sent(calls)
+            except redis.ConnectionError:  # closed by the store while nobody asked
+                replies = await self._sent(calls)
         except Exception as error:
             replies = [error] * len(calls)
         for call, reply in zip(calls, replies, strict=True):
@@ -97,23 +101,40 @@ class ScriptCalls:
             else:
                 call.answer.set_result(reply)
 
-    async def _replies(self, calls: Sequence[_Call]) -> list[Any]:
-        """An answer or an error for each."""
-        try:
-            return await self._sent(calls)
-        except redis.ConnectionError:  # closed by the store while nobody asked
-            return await self._sent(calls)
-
     async def _sent(self, calls: Sequence[_Call]) -> list[Any]:
+        """An answer or an error for each. A connection that fails or is given up is closed by the library, and
+        opens again when it is asked next.
+        """
         parts = [calls[first : first + _TOGETHER] for first in range(0, len(calls), _TOGETHER)]
-        pipeline = self._store.pipeline(transaction=False)
-        for part in parts:
-            keys = [key for call in part for key in call.keys]
-            words = [word for call in part for word in (len(call.keys), len(call.args), *call.args)]
-            pipeline.execute_command("EVALSHA", self._digest, len(keys), *keys, *words)
-        replies = await pipeline.execute(raise_on_error=False)
+        connection = self._free.pop() if self._free else self._connections.make_connection()
+        try:
+            replies = await _replies(connection, [_packed("EVALSHA", self._digest, part) for part in parts])
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                replies = await _replies(connection, [_packed("EVAL", self._script, part) for part in parts])
+        finally:
+            self._free.append(connection)
         return [
             answer
             for part, reply in zip(parts, replies, strict=True)
             for answer in ([reply] * len(part) if isinstance(reply, Exception) else reply)
         ]
+
+
+def _packed(command: str, script: str, calls: Sequence[_Call]) -> bytes:
+    """In the store's protocol."""
+    keys = [key for call in calls for key in call.keys]
+    words = [word for call in calls for word in (len(call.keys), len(call.args), *call.args)]
+    packed: bytes = hiredis.pack_command((command, script, len(keys), *keys, *words))  # type: ignore[arg-type]
+    return packed
+
+
+async def _replies(connection: redis.asyncio.Connection, commands: list[bytes]) -> list[Any]:
+    """The reply to each, or its error."""
+    await connection.send_packed_command(commands)
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response())
+        except redis.ResponseError as error:
+            replies.append(error)
+    return replies
