@@ -20,8 +20,14 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
+from serving.deadlines import Deadlines
+
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+_SHARE_OF_LIMIT = 0.25
+"""What calls that are made together may take of the time limit of each."""
+_LOOKED_AT = 64
+"""Waiting calls of another kind that a lane looks past for one that is alike."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,14 @@ class Joint(ABC, Generic[T]):
 
 
 class _Call(Generic[T]):
-    """One call of a lane. future: done by the event loop, with whether the call was answered."""
+    """One call of a lane. future: done by the event loop, with whether the call was answered. over: it is
+    done; a call that has not begun by then never will.
+    """
 
-    __slots__ = ("answer", "error", "future", "given_up", "work")
+    __slots__ = ("answer", "error", "future", "limit_s", "over", "work")
 
-    def __init__(self, work: Callable[[], T], future: asyncio.Future[bool]) -> None:
-        self.work, self.future = work, future
-        self.given_up = False
-        """Its answer went out without it: one that has not begun never will."""
+    def __init__(self, work: Callable[[], T], limit_s: float, future: asyncio.Future[bool]) -> None:
+        self.work, self.limit_s, self.future, self.over = work, limit_s, future, False
         self.answer: T | None = None
         self.error: Exception | None = None
 
@@ -71,17 +77,18 @@ class _Call(Generic[T]):
         except Exception as error:
             self.error = error
 
-    def close(self, answered: bool) -> None:
-        """Of the event loop: whichever comes first, the answer or the end of its time."""
+    def late(self) -> None:
+        """Of the event loop: its time is over."""
+        self._close(False)
+
+    def made(self) -> None:
+        """Of the event loop: it was made."""
+        self._close(True)
+
+    def _close(self, answered: bool) -> None:
+        self.over = True
         if not self.future.done():
-            self.given_up = not answered
             self.future.set_result(answered)
-
-
-def _alike(calls: Sequence[_Call[Any]], other: _Call[Any]) -> bool:
-    first, work = calls[0].work, other.work
-    both = isinstance(first, Joint) and isinstance(work, Joint)
-    return both and len(calls) < first.most and first.like == work.like
 
 
 def _make(calls: Sequence[_Call[Any]]) -> None:
@@ -109,18 +116,22 @@ class _Lane:
         self._rung = False
         self._made: deque[_Call[Any]] = deque()
         self._told = False
+        self._each_s = 0.0
+        """What a call took of late."""
+        self._deadlines: dict[float, Deadlines] = {}  # limits are of a configuration: few
         self._prepare, self._loop = prepare, loop
         threading.Thread(target=self._run, name=f"channel-{name}", daemon=True).start()
 
     def call(self, work: Callable[[], T], limit_s: float) -> _Call[T]:
         """Of the event loop."""
-        call = _Call(work, self._loop.create_future())
+        call = _Call(work, limit_s, self._loop.create_future())
         self._waiting.append(call)
         if not self._rung:  # once a turn, when all that wakes in it has asked
             self._rung = True
             self._loop.call_soon(self._ring)
-        timer = self._loop.call_later(limit_s, call.close, False)
-        call.future.add_done_callback(lambda _: timer.cancel())
+        if limit_s not in self._deadlines:
+            self._deadlines[limit_s] = Deadlines(limit_s)
+        self._deadlines[limit_s].begin(call)
         return call
 
     def end(self) -> None:
@@ -134,9 +145,9 @@ class _Lane:
         self._prepare()
         while self._bell.get():
             while calls := self._next():
-                self.began_s = time.perf_counter()
+                began_s = self.began_s = time.perf_counter()
                 _make(calls)
-                self.began_s = None
+                self.began_s, self._each_s = None, (time.perf_counter() - began_s) / len(calls)
                 self._made.extend(calls)
                 del calls  # while it waits for the next one, a lane keeps no snapshot alive
                 if not self._told:  # else the event loop has yet to look, and will find these too
@@ -145,24 +156,35 @@ class _Lane:
                         self._loop.call_soon_threadsafe(self._tell)
 
     def _next(self) -> list[_Call[Any]]:
-        """The first that waits, and of those like it as many as are made together; none where nothing does."""
+        """The first that waits, and those like it that are made together with it; none where nothing waits."""
         calls: list[_Call[Any]] = []
         others: list[_Call[Any]] = []
-        while self._waiting:
+        most = 1
+        while self._waiting and len(calls) < most and len(others) < _LOOKED_AT:
             call = self._waiting.popleft()
-            if call.given_up:
+            if call.over:
                 continue
-            if not calls or _alike(calls, call):
+            if not calls:
+                calls.append(call)
+                most = self._most(call)
+            elif isinstance(call.work, Joint) and call.work.like == calls[0].work.like:
                 calls.append(call)
             else:
                 others.append(call)
         self._waiting.extendleft(reversed(others))  # before what was asked meanwhile
         return calls
 
+    def _most(self, call: _Call[Any]) -> int:
+        """How many are made together with a call: its answer waits for all of them."""
+        if not isinstance(call.work, Joint):
+            return 1
+        within = call.limit_s * _SHARE_OF_LIMIT
+        return call.work.most if call.work.most * self._each_s <= within else max(int(within / self._each_s), 1)
+
     def _tell(self) -> None:
         self._told = False  # first: what is made from here on is told anew
         while self._made:
-            self._made.popleft().close(True)
+            self._made.popleft().made()
 
 
 class Lanes:

@@ -25,6 +25,7 @@ from serving.asking import Asking, Live, ask
 from serving.audit import AuditLog
 from serving.channels.editorial import EditorialFile
 from serving.config import ServingConfig
+from serving.deadlines import Deadlines, Within
 from serving.errors import BadRequest, NotFound, TooLarge
 from serving.gather import Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
@@ -92,6 +93,7 @@ class Api:
         self._drawing = random.Random()  # begins as the system says; to ask it for every request takes longer
         self.rejects = RejectSender(events, self.metrics)
         self._lanes = Lanes(self._prepare_lane)
+        self._profile_deadlines = Deadlines(config.profile_timeout_s)
         self._editorial = EditorialFile(config.editorial_file)
         self._openapi = _ENCODE(document())
 
@@ -225,7 +227,7 @@ class Api:
 
     async def _profile(self, user_key: str, consumed: bool) -> tuple[Profile, tuple[str, ...]]:
         try:
-            async with asyncio.timeout(self.config.profile_timeout_s):
+            with Within(self._profile_deadlines):
                 return await self.profiles.fetch(user_key, consumed), ()
         except Exception as error:  # a store that is away must not take recall down with it
             self.metrics.profile_failures.inc()
