@@ -37,7 +37,9 @@ CodesOf = Callable[[Moments], dict[str, Int64Array]]
 
 
 @compiled
-def dense_layer(x_NI: Float32Array, weight_IO: Float32Array, bias_O: Float32Array, relu: bool) -> Float32Array:
+def dense_layer(
+    x_NI: Float32Array, weight_IO: Float32Array, bias_O: Float32Array, relu: bool
+) -> Float32Array:
     """Gives x @ weight + bias, float32[N, O]; with relu what is above zero of it."""
     out_NO = np.empty((len(x_NI), len(bias_O)), np.float32)
     out_NO[:] = bias_O

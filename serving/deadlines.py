@@ -50,8 +50,8 @@ class Deadlines:
 
 
 class Within:
-    """What asyncio.timeout() does, by Deadlines: the task that is in its block when the time is over leaves it
-    with TimeoutError. Of one use.
+    """What asyncio.timeout() does, by Deadlines: the task that is in its block when the time is over leaves
+    it with TimeoutError. Of one use.
     """
 
     __slots__ = ("_before", "_deadlines", "_late", "_task", "over")

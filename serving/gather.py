@@ -93,12 +93,14 @@ class _Call(Generic[T]):
 
 def _make(calls: Sequence[_Call[Any]]) -> None:
     """Of a lane's thread."""
-    if len(calls) > 1:
-        works = [call.work for call in calls]
-        with contextlib.suppress(Exception):  # whosever it is: made alone below, each has its own
-            for call, answer in zip(calls, works[0].of_each(works), strict=True):
+    first = calls[0].work
+    if len(calls) > 1 and isinstance(first, Joint):
+        try:
+            for call, answer in zip(calls, first.of_each([call.work for call in calls]), strict=True):
                 call.answer = answer
             return
+        except Exception:
+            _LOG.exception("%d calls failed together; each is made alone", len(calls))
     for call in calls:
         call.make()
 
@@ -156,18 +158,19 @@ class _Lane:
                         self._loop.call_soon_threadsafe(self._tell)
 
     def _next(self) -> list[_Call[Any]]:
-        """The first that waits, and those like it that are made together with it; none where nothing waits."""
+        """The first that waits, and those like it that are made together with it; empty where none waits."""
         calls: list[_Call[Any]] = []
         others: list[_Call[Any]] = []
+        first: Hashable = None
         most = 1
         while self._waiting and len(calls) < most and len(others) < _LOOKED_AT:
             call = self._waiting.popleft()
             if call.over:
                 continue
+            like = call.work.like if isinstance(call.work, Joint) else None
             if not calls:
-                calls.append(call)
-                most = self._most(call)
-            elif isinstance(call.work, Joint) and call.work.like == calls[0].work.like:
+                calls, first, most = [call], like, self._most(call)
+            elif like is not None and like == first:
                 calls.append(call)
             else:
                 others.append(call)
@@ -179,7 +182,9 @@ class _Lane:
         if not isinstance(call.work, Joint):
             return 1
         within = call.limit_s * _SHARE_OF_LIMIT
-        return call.work.most if call.work.most * self._each_s <= within else max(int(within / self._each_s), 1)
+        return (
+            call.work.most if call.work.most * self._each_s <= within else max(int(within / self._each_s), 1)
+        )
 
     def _tell(self) -> None:
         self._told = False  # first: what is made from here on is told anew

@@ -79,7 +79,17 @@ def newest_of_each(
     offsets, kept = np.empty(most.sum() + 1, np.int32), np.empty(most.sum(), np.int64)
     ends = np.zeros(len(columns) + 1, np.int64)
     newest_entries(
-        read_only(packed), spans, times, places, *_joined(tuple(kinds)), until, length, data, offsets, kept, ends
+        read_only(packed),
+        spans,
+        times,
+        places,
+        *_joined(tuple(kinds)),
+        until,
+        length,
+        data,
+        offsets,
+        kept,
+        ends,
     )
     count = int(ends[-1])
     return HistoryLists(keys_from_buffers(data, offsets[: count + 1]), ends, kept[:count])

@@ -52,7 +52,7 @@ class ScriptCalls:
         """script: the body of a function of KEYS and ARGV."""
         # No pipeline: most of its time goes to what it does around a command and its reply.
         self._connections = redis.asyncio.ConnectionPool.from_url(url)
-        self._free: list[Any] = []
+        self._free: list[redis.asyncio.Connection] = []
         self._script = _OF_ALL % script
         self._digest = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._waiting: list[_Call] = []
@@ -102,11 +102,11 @@ class ScriptCalls:
                 call.answer.set_result(reply)
 
     async def _sent(self, calls: Sequence[_Call]) -> list[Any]:
-        """An answer or an error for each. A connection that fails or is given up is closed by the library, and
-        opens again when it is asked next.
+        """An answer or an error for each. A connection that fails or is given up is closed by the library,
+        and opens again when it is asked next.
         """
         parts = [calls[first : first + _TOGETHER] for first in range(0, len(calls), _TOGETHER)]
-        connection = self._free.pop() if self._free else self._connections.make_connection()
+        connection = self._free.pop() if self._free else self._new()
         try:
             replies = await _replies(connection, [_packed("EVALSHA", self._digest, part) for part in parts])
             if any(isinstance(reply, NoScriptError) for reply in replies):
@@ -118,6 +118,10 @@ class ScriptCalls:
             for part, reply in zip(parts, replies, strict=True)
             for answer in ([reply] * len(part) if isinstance(reply, Exception) else reply)
         ]
+
+    def _new(self) -> redis.asyncio.Connection:
+        made: redis.asyncio.Connection = self._connections.make_connection()  # type: ignore[no-untyped-call]
+        return made
 
 
 def _packed(command: str, script: str, calls: Sequence[_Call]) -> bytes:

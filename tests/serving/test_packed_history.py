@@ -67,6 +67,17 @@ def test_the_newest_are_those_of_objects(history, kinds, length, ts_ms):
     assert list(zip(keys.to_pylist(), times.tolist(), strict=True)) == newest(history, kinds, length, ts_ms)
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(entries(PLAIN), st.integers(0, 9)), min_size=1, max_size=5), st.integers(1, 9))
+def test_several_are_read_as_one_by_one(asked, length):
+    read = [packed_history(packed(history)) for history, _ in asked]
+    found = newest_of_each(read, ("click", "like"), length, [ts_ms for _, ts_ms in asked])
+    for row, (history, ts_ms) in enumerate(asked):
+        one = found.row(row)
+        listed = list(zip(one.id.to_pylist(), one.ts_ms.tolist(), strict=True))
+        assert listed == newest(history, ("click", "like"), length, ts_ms)
+
+
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 200])
 def test_lists_of_every_size_are_read(size):
     history = [HistoryEntry(f"#{at}", "click", 1_700_000_000_000 + at, "") for at in range(size)]
