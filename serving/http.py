@@ -27,7 +27,7 @@ from serving.channels.editorial import EditorialFile
 from serving.config import ServingConfig
 from serving.deadlines import Deadlines, Within
 from serving.errors import BadRequest, NotFound, TooLarge
-from serving.gather import Lanes
+from serving.gather import Gathered, Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
@@ -142,24 +142,26 @@ class Api:
         """The answer, every step's calls in lanes; its items where they are written already; and what the
         stages turned down.
         """
+        only, gathered = asking.only, Gathered[Any]({}, {})
+        if only:  # its steps are not worked out unless more is asked than this
+            gathered = await self._lanes.gather({only: only_call(asking)}, asking.limits_s)
+            found = gathered.answers.get(only, ())
+            if isinstance(found, bytes):
+                return answer_of_written(asking, request_id, degraded), found, ()
+            if len(found) >= asking.request.k:
+                return answer_of_one(asking, found, request_id, degraded), b"", ()
         plan, dropped = steps(asking), dict[str, str]()
-        step, only = next(plan), asking.only
-        calls = {only: only_call(asking)} if only else step.calls
+        step = next(plan)
+        if not only:
+            gathered = await self._lanes.gather(step.calls, step.limits_s)
         while True:
-            gathered = await self._lanes.gather(calls, step.limits_s)
-            if only and only in gathered.answers:
-                found = gathered.answers[only]
-                if isinstance(found, bytes):
-                    return answer_of_written(asking, request_id, degraded), found, ()
-                if len(found) >= asking.request.k:
-                    return answer_of_one(asking, found, request_id, degraded), b"", ()
             dropped = {**gathered.dropped, **dropped}
             try:
-                step, only = plan.send(gathered.answers), ""
-                calls = step.calls
+                step = plan.send(gathered.answers)
             except StopIteration as done:
                 chosen: Chosen = done.value
                 break
+            gathered = await self._lanes.gather(step.calls, step.limits_s)
         for name in dropped:
             self.metrics.dropped.labels(name).inc()
         missing = [f"channel {name}: {why}" for name, why in dropped.items()]
