@@ -150,6 +150,8 @@ class _Lane:
                 began_s = self.began_s = time.perf_counter()
                 _make(calls)
                 self.began_s, self._each_s = None, (time.perf_counter() - began_s) / len(calls)
+                for call in calls:
+                    del call.work  # of a snapshot, which nothing that is made keeps alive
                 self._made.extend(calls)
                 del calls  # while it waits for the next one, a lane keeps no snapshot alive
                 if not self._told:  # else the event loop has yet to look, and will find these too

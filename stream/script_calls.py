@@ -69,6 +69,9 @@ class ScriptCalls:
 
     async def close(self) -> None:
         """End the connections."""
+        for asking in self._asking:
+            asking.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
         for connection in self._free:
             await connection.disconnect()
 
