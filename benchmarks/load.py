@@ -42,7 +42,8 @@ class Told:
         self.ended_s.append(now)
         if not head.startswith(b"HTTP/1.1 200") or body.count(b'"id":') != k or b'"degraded":["' in body:
             self.failed += 1
-            self.said = self.said or (head[:15] + b" " + body[:300]).decode(errors="replace")
+            said = head[:15] + b" " + body[:100] + b" ... " + body[-300:]  # what is missing stands at its end
+            self.said = self.said or said.decode(errors="replace")
 
 
 def load(

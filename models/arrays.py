@@ -13,6 +13,7 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 UInt32Array: TypeAlias = npt.NDArray[np.uint32]
+UInt64Array: TypeAlias = npt.NDArray[np.uint64]
 Index: TypeAlias = int | np.signedinteger[Any]
 """A whole number in compiled code."""
 Tensors: TypeAlias = dict[str, npt.NDArray[Any]]

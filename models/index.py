@@ -89,8 +89,9 @@ class BaseIndex:
         last = positions[:, -1].tolist()  # few: a minimum by NumPy takes longer
         if self.kind != "exact" and min(last) < 0:
             # The graph or the probed lists ran out of allowed items; the exact scan never does.
-            short = positions[:, -1] < 0
-            scores[short], positions[short] = _scan(self.vectors, u_BD[short], wanted, allowed)
+            for row in np.flatnonzero(positions[:, -1] < 0):
+                one = slice(row, row + 1)  # by itself: products of several round otherwise
+                scores[one], positions[one] = _scan(self.vectors, u_BD[one], wanted, allowed)
         if wanted < k:
             rest = _nothing(len(u_BD), k - wanted)
             return np.hstack([scores, rest[0]]), np.hstack([positions, rest[1]])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 
 from models.arrays import Float32Array, Index, Int32Array, Int64Array, UInt8Array
 from models.item_index import ItemIndex
-from models.native import compiled, compiled_into
+from models.native import compiled, compiled_into, prefetch
 
 _ENCODE = msgspec.json.Encoder().encode
-_ID_BYTES = 256
-_HASH, _QUOTE, _BACKSLASH, _COMMA, _SPACE = (ord(one) for one in '#"\\, ')
+_HASH, _QUOTE, _BACKSLASH, _COMMA, _SPACE, _OPEN, _CLOSE = (ord(one) for one in '#"\\, []')
 
 
 @compiled_into
@@ -53,38 +53,48 @@ def _write(
     positions: Int64Array,
     scores: UInt8Array,
     around: UInt8Array,
+    around_ends: Int64Array,
     ends: Int64Array,
-    out: UInt8Array,
-) -> Index:
-    """Bytes written to out, -1 where an ID needs escapes or out may be too short.
+) -> UInt8Array:
+    """The bytes of N lists of k items, positions int64[N, k]; list n ends at ends[n + 1], and is empty where
+    an ID needs escapes.
 
-    scores: numbers with commas between them. around: what stands before an ID, before a score and after it,
-    which end at ends int64[3].
+    scores: numbers with brackets and commas between them. around: what stands before an ID, before a score
+    and after it, which end at around_ends int64[3].
     """
+    lists, k = positions.shape
+    size, room = len(base_offsets) - 1, len(scores)
+    spans = np.empty((lists * k, 2), np.int64)
+    for row in range(lists * k):  # reads that wait for memory together, not in turn
+        position = positions[row // k, row % k]
+        offsets, place = (base_offsets, position) if position < size else (late_offsets, position - size)
+        spans[row, 0], spans[row, 1] = offsets[place], offsets[place + 1]
+        room += spans[row, 1] - spans[row, 0] + len(around) + 2
+    for row in range(lists * k):
+        if positions[row // k, row % k] < size:
+            prefetch(base, spans[row, 0])
+    out = np.empty(room, np.uint8)
     at: Index = 0
-    size, read = len(base_offsets) - 1, 0
-    for row in range(min(len(positions), len(out))):  # reads that wait for memory together, not in turn
-        if positions[row] < size and base_offsets[positions[row]] < len(base):
-            out[row] = base[base_offsets[positions[row]]]  # overwritten below
-    for position in positions:
-        if position < size:
-            key, start, end = base, base_offsets[position], base_offsets[position + 1]
-        else:
-            key, start, end = late, late_offsets[position - size], late_offsets[position - size + 1]
-        if at + len(around) + end - start + len(scores) - read + 2 > len(out):
-            return -1
-        at = _put(around, 0, ends[0], out, at)
-        at = _put_id(key, np.int64(start), np.int64(end), out, at)
-        if at < 0:
-            return -1
-        at = _put(around, ends[0], ends[1], out, at)
-        while read < len(scores) and scores[read] != _COMMA:
-            out[at] = scores[read]
-            at += 1
-            read += 1
-        read += 1
-        at = _put(around, ends[1], ends[2], out, at)
-    return at
+    read: Index = 0
+    for n in range(lists):
+        for row in range(n * k, (n + 1) * k):
+            key = base if positions[n, row - n * k] < size else late
+            while scores[read] in (_OPEN, _COMMA, _CLOSE):
+                read += 1
+            begin = read
+            while scores[read] not in (_COMMA, _CLOSE):
+                read += 1
+            if at < 0:
+                continue
+            at = _put(around, 0, around_ends[0], out, at)
+            at = _put_id(key, spans[row, 0], spans[row, 1], out, at)
+            if at >= 0:
+                at = _put(around, around_ends[0], around_ends[1], out, at)
+                at = _put(scores, begin, read, out, at)
+                at = _put(around, around_ends[1], around_ends[2], out, at)
+        at = max(at, ends[n])
+        ends[n + 1] = at
+    return out
 
 
 @lru_cache(maxsize=64)
@@ -93,15 +103,17 @@ def _around(channel: str) -> tuple[UInt8Array, Int64Array]:
     return np.frombuffer(b"".join(parts), np.uint8), np.cumsum([len(part) for part in parts])
 
 
-def items_json(items: ItemIndex, positions: Int64Array, scores: Float32Array, channel: str) -> bytes:
-    """What msgspec makes of a list of {id, score, channel}, without its brackets; b"" where an ID needs
-    escapes.
+def items_json(
+    items: ItemIndex, positions_NK: Int64Array, scores_NK: Float32Array, channel: str
+) -> list[bytes]:
+    """What msgspec makes of N lists of {id, score, channel}, without their brackets; b"" for one in which an
+    ID needs escapes.
 
-    positions: int64[k], none of them -1; scores: float32[k].
+    positions: int64[N, k], none of them -1; scores: float32[N, k].
     """
-    around, ends = _around(channel)
-    numbers = _ENCODE(scores.tolist())
-    room = len(positions) * (len(around) + _ID_BYTES) + len(numbers)
-    out = np.empty(room, np.uint8)
-    used = _write(*items.key_texts, positions, np.frombuffer(numbers[1:-1], np.uint8), around, ends, out)
-    return out[: used - 1].tobytes() if used > 0 else b""
+    around, around_ends = _around(channel)
+    numbers = np.frombuffer(_ENCODE(scores_NK.tolist()), np.uint8)
+    ends = np.zeros(len(positions_NK) + 1, np.int64)
+    places = np.ascontiguousarray(positions_NK)  # one type for compiled code
+    out = _write(*items.key_texts, places, numbers, around, around_ends, ends).data
+    return [bytes(out[begin : max(end - 1, begin)]) for begin, end in pairwise(ends.tolist())]

@@ -1,5 +1,7 @@
 """Who asks, when, and what they did before: the one input of a user tower, in training and in serving."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -12,8 +14,6 @@ from models.key_bytes import string_array
 
 History = Sequence[tuple[str, int]]
 """(item key, ts_ms), oldest first."""
-Columns = tuple[pa.StringArray, Int64Array]
-"""The same as item keys string[n] and times int64[n]."""
 Value = str | float | Sequence[str] | None
 
 
@@ -27,6 +27,13 @@ class HistoryLists:
     id: pa.Array
     offsets: Int64Array
     ts_ms: Int64Array
+
+    def row(self, n: int) -> HistoryLists:
+        """That of user n alone."""
+        begin, end = self.offsets[n : n + 2].tolist()
+        return HistoryLists(
+            self.id.slice(begin, end - begin), np.array([0, end - begin], np.int64), self.ts_ms[begin:end]
+        )
 
     def check(self, name: str, n: int) -> None:
         """ValueError unless this is of `n` moments; `name` says which history it is."""
@@ -103,6 +110,20 @@ class Moments:
         """The main history."""
         return HistoryLists(self.history_id, self.history_offsets, self.history_ts_ms)
 
+    def row(self, n: int) -> Moments:
+        """The moment n alone."""
+        main = self.history.row(n)
+        return Moments(
+            self.user_id.slice(n, 1),
+            self.ts_ms[n : n + 1],
+            main.id,
+            main.offsets,
+            main.ts_ms,
+            {name: column.slice(n, 1) for name, column in self.context.items()},
+            {name: column.slice(n, 1) for name, column in self.user_attributes.items()},
+            {name: lists.row(n) for name, lists in self.histories.items()},
+        )
+
     def history_named(self, name: str) -> HistoryLists:
         """The further history `name`; one of nothing where it is not given."""
         if name in self.histories:
@@ -126,24 +147,6 @@ def one_moment(
     main, *further = [_one_list(made, begin, one) for begin, one in zip(begins, lists, strict=False)]
     named = dict(zip(histories or {}, further, strict=True))
     return _moment(made.slice(0, 1), ts_ms, main, context, user_attributes, named)
-
-
-def moment_of_columns(
-    user_id: str,
-    ts_ms: int,
-    history: Columns,
-    context: Mapping[str, Value] | None = None,
-    user_attributes: Mapping[str, Value] | None = None,
-    histories: Mapping[str, Columns] | None = None,
-) -> Moments:
-    """As one_moment(), of histories that are columns already."""
-    named = {name: _whole(one) for name, one in (histories or {}).items()}
-    return _moment(string_array([user_id]), ts_ms, _whole(history), context, user_attributes, named)
-
-
-def _whole(history: Columns) -> HistoryLists:
-    keys, times = history
-    return HistoryLists(keys, np.array([0, len(times)], np.int64), times)
 
 
 def _moment(

@@ -6,7 +6,7 @@ time is decimal digits. Read so, an entry is six numbers, and no Python object.
 
 import numpy as np
 
-from models.arrays import Index, Int32Array, Int64Array, UInt8Array
+from models.arrays import Index, Int32Array, Int64Array, UInt8Array, UInt64Array
 from models.key_bytes import hash_bytes, same_bytes
 from models.native import compiled, compiled_into
 
@@ -113,29 +113,20 @@ def _is_of(packed: UInt8Array, spans: Int32Array, entry: Index, kinds: UInt8Arra
     return False
 
 
-@compiled
-def newest_entries(
+@compiled_into
+def _newest(
     packed: UInt8Array,
     spans: Int32Array,
     ts_ms: Int64Array,
     kinds: UInt8Array,
     ends: Int64Array,
-    until_ms: int,
-    length: int,
-    data: UInt8Array,
-    offsets: Int32Array,
-    times: Int64Array,
-) -> int:
-    """How many of the newest entries of some kinds up to a moment there are, at most `length`: their items'
-    texts in data, with offsets int32[length + 1], and times int64[length], oldest first.
-
-    An item counts once per request, at its first such kind. kinds: texts one after another, which end at
-    `ends`. data is as long as packed.
-    """
-    size = len(ts_ms)
-    chosen, marks = np.empty(size, np.int64), np.empty(size, np.uint64)
-    count = 0
-    for entry in range(size):
+    until_ms: Index,
+    chosen: Int64Array,
+    marks: UInt64Array,
+) -> Index:
+    """How many entries of some kinds up to a moment there are; which ones they are is written to chosen."""
+    count: Index = 0
+    for entry in range(len(ts_ms)):
         item, item_end = spans[entry, ITEM], spans[entry, ITEM + 1]
         if ts_ms[entry] > until_ms or item == item_end or not _is_of(packed, spans, entry, kinds, ends):
             continue
@@ -160,13 +151,46 @@ def newest_entries(
         chosen[count] = entry
         marks[count] = mark
         count += 1
-    kept, used = min(count, length), 0
+    return count
+
+
+@compiled
+def newest_entries(
+    packed: UInt8Array,
+    spans: Int32Array,
+    ts_ms: Int64Array,
+    sizes: Int64Array,
+    kinds: UInt8Array,
+    kind_ends: Int64Array,
+    until_ms: Int64Array,
+    length: int,
+    data: UInt8Array,
+    offsets: Int32Array,
+    times: Int64Array,
+    ends: Int64Array,
+) -> None:
+    """Of N histories one behind another, the newest entries of some kinds up to a moment of each, at most
+    `length`: their items' texts in data, with offsets int32[…], and times int64[…], oldest first; those of
+    history n end at ends[n + 1] of ends int64[N + 1].
+
+    An item counts once per request, at its first such kind. sizes: int64[N, 2] bytes and entries of each,
+    whose spans count from its own first byte. kinds: texts one after another, which end at `kind_ends`.
+    data is as long as packed.
+    """
+    chosen, marks = np.empty(len(ts_ms), np.int64), np.empty(len(ts_ms), np.uint64)
+    byte, entry, kept, used = 0, 0, 0, 0
     offsets[0] = 0
-    for at in range(kept):
-        entry = chosen[count - kept + at]
-        for place in range(spans[entry, ITEM], spans[entry, ITEM + 1]):
-            data[used] = packed[place]
-            used += 1
-        offsets[at + 1] = used
-        times[at] = ts_ms[entry]
-    return kept
+    for row in range(len(sizes)):
+        own = packed[byte : byte + sizes[row, 0]]
+        own_spans, own_ms = spans[entry : entry + sizes[row, 1]], ts_ms[entry : entry + sizes[row, 1]]
+        count = _newest(own, own_spans, own_ms, kinds, kind_ends, until_ms[row], chosen, marks)
+        for at in range(max(count - length, 0), count):
+            for place in range(own_spans[chosen[at], ITEM], own_spans[chosen[at], ITEM + 1]):
+                data[used] = own[place]
+                used += 1
+            times[kept] = own_ms[chosen[at]]
+            kept += 1
+            offsets[kept] = used
+        ends[row + 1] = kept
+        byte += sizes[row, 0]
+        entry += sizes[row, 1]

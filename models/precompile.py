@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Int64Array
+from models.few_users import dense_layer, to_unit_length, weighted_sums
 from models.frozen_ids import FrozenIds, read_only
 from models.index import IndexConfig, build_index
 from models.item_index import ItemIndex
@@ -20,7 +21,6 @@ from models.key_bytes import key_buffers, texts_at
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
 from models.moments import Moments
 from models.neighbours import Neighbours
-from models.one_user import add_products, dense_layer
 from models.packed_entries import newest_entries, read_entries
 from models.popularity import Popularity
 
@@ -67,14 +67,15 @@ def precompile() -> None:
     ids = FrozenIds.of_unique(keys.unique())
     ids.lookup(keys)
     ids.read_rows(keys, read_only(published), np.empty((_EVENTS, 4), np.float32))
-    dense_layer(published[0], np.zeros((4, 4), np.float32), published[1], relu=True)
-    add_products(published[0], np.zeros((4, 4), np.float32), published[1])
+    dense_layer(published, np.zeros((4, 4), np.float32), published[1], relu=True)
+    weighted_sums(published[0], published, np.array([0, 4]), published[:1])
+    to_unit_length(published, 1.0)
     data, offsets = key_buffers(keys)
     for of_bundle in (False, True):  # whose keys cannot be written
         data.flags.writeable = not of_bundle
         texts_at(data, offsets, np.arange(_EVENTS))
     items = ItemIndex.over(keys.unique(), build_index(published[:8], IndexConfig()))
-    items_json(items, np.arange(2), published[0, :2], "")
+    items_json(items, np.arange(4).reshape(2, 2)[:, :1], published[:2, :1], "")
     _history()
     codes = np.zeros((2, 1), np.int64)
     similar_means(codes, codes, published[:2], most=1)
@@ -95,8 +96,9 @@ def _history() -> None:
     packed = np.frombuffer(b'\x92\xac["i","k","r"]\xa11', np.uint8)
     spans, times, kinds = np.empty((1, 6), np.int32), np.empty(1, np.int64), np.frombuffer(b"k", np.uint8)
     read_entries(packed, 0, spans, times)
-    ends, items = np.ones(1, np.int64), np.empty(len(packed), np.uint8)
-    newest_entries(packed, spans, times, kinds, ends, 1, 1, items, np.empty(2, np.int32), times.copy())
+    sizes, ends, items = np.array([[len(packed), 1]]), np.ones(1, np.int64), np.empty(len(packed), np.uint8)
+    offsets, lists = np.empty(2, np.int32), np.zeros(2, np.int64)
+    newest_entries(packed, spans, times, sizes, kinds, ends, ends, 1, items, offsets, times.copy(), lists)
 
 
 def _events(keys: pa.Array, times: Int64Array) -> pa.Table:

@@ -22,15 +22,17 @@ from models.architecture import (
 from models.arrays import Float32Array, Int64Array, Tensors
 from models.encoding import encode_items, encode_queries, popularity_codes
 from models.features import FeatureColumns
+from models.few_users import FewUsers
 from models.frozen_ids import STATE, FrozenIds, read_only
 from models.key_bytes import key_array
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
-from models.one_user import OneUser
 from models.popularity_layout import PopularityLayout
 from models.query import Queries
 from models.table_names import ids_name, ids_state, row_widths
 
+_FEW = 16
+"""Moments that compiled code encodes sooner than torch does."""
 _STATE = tuple(f"ids.{name}" for name in STATE)
 
 
@@ -68,7 +70,7 @@ class PublishedModel:
     _ids: Mapping[str, FrozenIds]
     _rows: Mapping[str, Float32Array]
     _overlays: Mapping[str, _Overlay]
-    _one_user: OneUser | None
+    _few_users: FewUsers | None
 
     @classmethod
     def load(cls, files: PublishedFiles, name: str) -> PublishedModel:
@@ -97,12 +99,19 @@ class PublishedModel:
                     f"table {table}: expected at least {ids[ids_name(table)].row_capacity} rows, "
                     f"got {len(weights)}"
                 )
-        return cls(config, features, model, request, item, ids, rows, {}, OneUser.of(config, model))
+        return cls(config, features, model, request, item, ids, rows, {}, FewUsers.of(config, model))
+
+    @property
+    def together(self) -> int:
+        """How many moments queries() may be asked for at once so that what it gives for each is, to the bit,
+        what it gives for it alone.
+        """
+        return 1 if self._few_users is None else _FEW
 
     def queries(self, moments: Moments) -> Queries:
         """Equal to Learner.queries of the same state. Never mutates; thread-safe."""
-        if self._one_user is not None and len(moments) == 1:
-            return self._one_user.query(self._request_features, moments, self._values_of, self._codes_of)
+        if self._few_users is not None and len(moments) <= _FEW:
+            return self._few_users.queries(self._request_features, moments, self._values_of, self._codes_of)
         with torch.inference_mode():  # of this thread
             return encode_queries(
                 self.config, self._request_features, self._model, moments, self._rows_of, self._entries_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,18 @@ class Queries:
         """Queries without own items."""
         offsets = np.zeros(len(vectors) + 1, np.int64)
         return cls(vectors, vectors, offsets, _NOBODY, np.empty(0, np.float32))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Queries]) -> Queries:
+        """The queries of several parts, one behind another."""
+        sizes = np.concatenate([np.diff(one.own_offsets) for one in parts])
+        return cls(
+            np.concatenate([one.vectors for one in parts]),
+            np.concatenate([one.own_vectors for one in parts]),
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+            pa.concat_arrays([one.own_id for one in parts]),
+            np.concatenate([one.own_score for one in parts]),
+        )
 
     def part(self, rows: slice) -> Queries:
         """The queries of some of the moments (a slice with start and stop)."""

@@ -1,9 +1,9 @@
 """Ask several channels at once; what is late or fails is left out and named, never waited for.
 
 Every channel has a lane, one thread of its own: a call that hangs holds up nothing but its lane, and while it
-hangs the next answers do without the channel at once. Lanes outlive snapshots. A lane at work is not woken
-for its next call, and the event loop only once for all that a lane has done meanwhile: the busier the server,
-the less a hop to a thread and back costs.
+hangs the next answers do without the channel at once. Lanes outlive snapshots. A lane takes all that waits,
+and makes together what is alike (Joint); the event loop is told once of all that a lane has done meanwhile:
+the busier the server, the less a call costs.
 """
 
 from __future__ import annotations
@@ -13,14 +13,21 @@ import contextlib
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
+from serving.deadlines import Deadlines
+
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+_SHARE_OF_LIMIT = 0.25
+"""What calls that are made together may take of the time limit of each."""
+_LOOKED_AT = 64
+"""Waiting calls of another kind that a lane looks past for one that is alike."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +38,35 @@ class Gathered(Generic[T]):
     dropped: dict[str, str]
 
 
+class Joint(ABC, Generic[T]):
+    """A call that can be made together with others like it.
+
+    like: calls are alike where it is equal; most: so many are made together.
+    """
+
+    like: Hashable
+    most: int
+
+    def __call__(self) -> T:
+        """The answer of this call alone."""
+        return self.of_each([self])[0]
+
+    @abstractmethod
+    def of_each(self, calls: Sequence[Any]) -> list[T]:
+        """The answers of calls that are alike, each as it would be alone. Where it raises, every call is made
+        by itself.
+        """
+
+
 class _Call(Generic[T]):
-    """One call of a lane. future: done by the event loop, with whether the call was answered."""
+    """One call of a lane. future: done by the event loop, with whether the call was answered. over: it is
+    done; a call that has not begun by then never will.
+    """
 
-    __slots__ = ("answer", "error", "future", "given_up", "work")
+    __slots__ = ("answer", "error", "future", "limit_s", "over", "work")
 
-    def __init__(self, work: Callable[[], T], future: asyncio.Future[bool]) -> None:
-        self.work, self.future = work, future
-        self.given_up = False
-        """Its answer went out without it: one that has not begun never will."""
+    def __init__(self, work: Callable[[], T], limit_s: float, future: asyncio.Future[bool]) -> None:
+        self.work, self.limit_s, self.future, self.over = work, limit_s, future, False
         self.answer: T | None = None
         self.error: Exception | None = None
 
@@ -50,55 +77,121 @@ class _Call(Generic[T]):
         except Exception as error:
             self.error = error
 
-    def close(self, answered: bool) -> None:
-        """Of the event loop: whichever comes first, the answer or the end of its time."""
+    def late(self) -> None:
+        """Of the event loop: its time is over."""
+        self._close(False)
+
+    def made(self) -> None:
+        """Of the event loop: it was made."""
+        self._close(True)
+
+    def _close(self, answered: bool) -> None:
+        self.over = True
         if not self.future.done():
-            self.given_up = not answered
             self.future.set_result(answered)
 
 
+def _make(calls: Sequence[_Call[Any]]) -> None:
+    """Of a lane's thread."""
+    first = calls[0].work
+    if len(calls) > 1 and isinstance(first, Joint):
+        try:
+            for call, answer in zip(calls, first.of_each([call.work for call in calls]), strict=True):
+                call.answer = answer
+            return
+        except Exception:
+            _LOG.exception("%d calls failed together; each is made alone", len(calls))
+    for call in calls:
+        call.make()
+
+
 class _Lane:
-    """One daemon thread that does its calls in order: an executor's would hold up the end of the process."""
+    """One daemon thread that does its calls, the oldest first: an executor's would hold up the end of the
+    process.
+    """
 
     def __init__(self, name: str, prepare: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
         self.began_s: float | None = None
         """When the running call began, None between calls."""
-        self._calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()
+        self._waiting: deque[_Call[Any]] = deque()
+        self._bell: SimpleQueue[bool] = SimpleQueue()
+        self._rung = False
         self._made: deque[_Call[Any]] = deque()
         self._told = False
+        self._each_s = 0.0
+        """What a call took of late."""
+        self._deadlines: dict[float, Deadlines] = {}  # limits are of a configuration: few
         self._prepare, self._loop = prepare, loop
         threading.Thread(target=self._run, name=f"channel-{name}", daemon=True).start()
 
     def call(self, work: Callable[[], T], limit_s: float) -> _Call[T]:
         """Of the event loop."""
-        call = _Call(work, self._loop.create_future())
-        self._calls.put(call)
-        timer = self._loop.call_later(limit_s, call.close, False)
-        call.future.add_done_callback(lambda _: timer.cancel())
+        call = _Call(work, limit_s, self._loop.create_future())
+        self._waiting.append(call)
+        if not self._rung:  # once a turn, when all that wakes in it has asked
+            self._rung = True
+            self._loop.call_soon(self._ring)
+        if limit_s not in self._deadlines:
+            self._deadlines[limit_s] = Deadlines(limit_s)
+        self._deadlines[limit_s].begin(call)
         return call
 
     def end(self) -> None:
-        self._calls.put(None)
+        self._bell.put(False)
+
+    def _ring(self) -> None:
+        self._rung = False
+        self._bell.put(True)
 
     def _run(self) -> None:
         self._prepare()
-        while call := self._calls.get():
-            if call.given_up:
+        while self._bell.get():
+            while calls := self._next():
+                began_s = self.began_s = time.perf_counter()
+                _make(calls)
+                self.began_s, self._each_s = None, (time.perf_counter() - began_s) / len(calls)
+                for call in calls:
+                    del call.work  # of a snapshot, which nothing that is made keeps alive
+                self._made.extend(calls)
+                del calls  # while it waits for the next one, a lane keeps no snapshot alive
+                if not self._told:  # else the event loop has yet to look, and will find these too
+                    self._told = True
+                    with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
+                        self._loop.call_soon_threadsafe(self._tell)
+
+    def _next(self) -> list[_Call[Any]]:
+        """The first that waits, and those like it that are made together with it; empty where none waits."""
+        calls: list[_Call[Any]] = []
+        others: list[_Call[Any]] = []
+        first: Hashable = None
+        most = 1
+        while self._waiting and len(calls) < most and len(others) < _LOOKED_AT:
+            call = self._waiting.popleft()
+            if call.over:
                 continue
-            self.began_s = time.perf_counter()
-            call.make()
-            self.began_s = None
-            self._made.append(call)
-            del call  # while it waits for the next one, a lane keeps no snapshot alive
-            if not self._told:  # else the event loop has yet to look, and will find this one too
-                self._told = True
-                with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
-                    self._loop.call_soon_threadsafe(self._tell)
+            like = call.work.like if isinstance(call.work, Joint) else None
+            if not calls:
+                calls, first, most = [call], like, self._most(call)
+            elif like is not None and like == first:
+                calls.append(call)
+            else:
+                others.append(call)
+        self._waiting.extendleft(reversed(others))  # before what was asked meanwhile
+        return calls
+
+    def _most(self, call: _Call[Any]) -> int:
+        """How many are made together with a call: its answer waits for all of them."""
+        if not isinstance(call.work, Joint):
+            return 1
+        within = call.limit_s * _SHARE_OF_LIMIT
+        return (
+            call.work.most if call.work.most * self._each_s <= within else max(int(within / self._each_s), 1)
+        )
 
     def _tell(self) -> None:
         self._told = False  # first: what is made from here on is told anew
         while self._made:
-            self._made.popleft().close(True)
+            self._made.popleft().made()
 
 
 class Lanes:

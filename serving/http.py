@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +25,13 @@ from serving.asking import Asking, Live, ask
 from serving.audit import AuditLog
 from serving.channels.editorial import EditorialFile
 from serving.config import ServingConfig
+from serving.deadlines import Deadlines, Within
 from serving.errors import BadRequest, NotFound, TooLarge
-from serving.gather import Lanes
+from serving.gather import Gathered, Lanes
 from serving.metrics import CONTENT_TYPE, ServingMetrics
 from serving.openapi import document
 from serving.profile import NO_PROFILE, Profile, ProfileSource
-from serving.recall import answer, answer_of_one, answer_of_written, written_or_ranking
+from serving.recall import answer, answer_of_one, answer_of_written, only_call
 from serving.rejects import RejectSender, reject_events
 from serving.schema import MAX_K, EventsAnswer, Health, PostedEvent, Problem, RecallAnswer, RecallRequest
 from serving.similar import similar
@@ -93,6 +93,7 @@ class Api:
         self._drawing = random.Random()  # begins as the system says; to ask it for every request takes longer
         self.rejects = RejectSender(events, self.metrics)
         self._lanes = Lanes(self._prepare_lane)
+        self._profile_deadlines = Deadlines(config.profile_timeout_s)
         self._editorial = EditorialFile(config.editorial_file)
         self._openapi = _ENCODE(document())
 
@@ -141,24 +142,26 @@ class Api:
         """The answer, every step's calls in lanes; its items where they are written already; and what the
         stages turned down.
         """
+        only, gathered = asking.only, Gathered[Any]({}, {})
+        if only:  # its steps are not worked out unless more is asked than this
+            gathered = await self._lanes.gather({only: only_call(asking)}, asking.limits_s)
+            found = gathered.answers.get(only, ())
+            if isinstance(found, bytes):
+                return answer_of_written(asking, request_id, degraded), found, ()
+            if len(found) >= asking.request.k:
+                return answer_of_one(asking, found, request_id, degraded), b"", ()
         plan, dropped = steps(asking), dict[str, str]()
-        step, only = next(plan), asking.only
-        calls = {only: partial(written_or_ranking, asking)} if only else step.calls
+        step = next(plan)
+        if not only:
+            gathered = await self._lanes.gather(step.calls, step.limits_s)
         while True:
-            gathered = await self._lanes.gather(calls, step.limits_s)
-            if only and only in gathered.answers:
-                found = gathered.answers[only]
-                if isinstance(found, bytes):
-                    return answer_of_written(asking, request_id, degraded), found, ()
-                if len(found) >= asking.request.k:
-                    return answer_of_one(asking, found, request_id, degraded), b"", ()
             dropped = {**gathered.dropped, **dropped}
             try:
-                step, only = plan.send(gathered.answers), ""
-                calls = step.calls
+                step = plan.send(gathered.answers)
             except StopIteration as done:
                 chosen: Chosen = done.value
                 break
+            gathered = await self._lanes.gather(step.calls, step.limits_s)
         for name in dropped:
             self.metrics.dropped.labels(name).inc()
         missing = [f"channel {name}: {why}" for name, why in dropped.items()]
@@ -226,7 +229,7 @@ class Api:
 
     async def _profile(self, user_key: str, consumed: bool) -> tuple[Profile, tuple[str, ...]]:
         try:
-            async with asyncio.timeout(self.config.profile_timeout_s):
+            with Within(self._profile_deadlines):
                 return await self.profiles.fetch(user_key, consumed), ()
         except Exception as error:  # a store that is away must not take recall down with it
             self.metrics.profile_failures.inc()

@@ -10,10 +10,11 @@ from itertools import accumulate
 from typing import overload
 
 import numpy as np
-import pyarrow as pa
 
 from models.arrays import Int32Array, Int64Array, UInt8Array
+from models.frozen_ids import read_only
 from models.key_bytes import keys_from_buffers
+from models.moments import HistoryLists
 from models.packed_entries import ITEM, KIND, REQUEST, newest_entries, read_entries
 from stream.profiles import PLACE_BYTES, HistoryEntry, history_entries
 
@@ -26,6 +27,11 @@ class PackedHistory(Sequence[HistoryEntry]):
     def __init__(self, packed: UInt8Array, spans: Int32Array, ts_ms: Int64Array) -> None:
         """As models.packed_entries reads them: packed uint8[…], spans int32[n, 6], ts_ms int64[n]."""
         self._packed, self._spans, self._ts_ms = packed, spans, ts_ms
+
+    @property
+    def columns(self) -> tuple[UInt8Array, Int32Array, Int64Array]:
+        """What it was made of."""
+        return self._packed, self._spans, self._ts_ms
 
     def __len__(self) -> int:
         return len(self._ts_ms)
@@ -57,15 +63,36 @@ class PackedHistory(Sequence[HistoryEntry]):
     def _entries(self) -> list[HistoryEntry]:
         return [self[at] for at in range(len(self))]
 
-    def newest(self, kinds: Sequence[str], length: int, ts_ms: int) -> tuple[pa.StringArray, Int64Array]:
-        """As columns string[n] and int64[n], what serving/channels/moment.py reads of a list of entries."""
-        data = np.empty(len(self._packed), np.uint8)
-        most = min(len(self), length)
-        offsets, times = np.empty(most + 1, np.int32), np.empty(most, np.int64)
-        kept = newest_entries(
-            self._packed, self._spans, self._ts_ms, *_joined(tuple(kinds)), ts_ms, most, data, offsets, times
-        )
-        return keys_from_buffers(data, offsets[: kept + 1]), times[:kept]
+
+def newest_of_each(
+    histories: Sequence[PackedHistory], kinds: Sequence[str], length: int, ts_ms: Sequence[int]
+) -> HistoryLists:
+    """What serving/channels/moment.py reads of lists of entries, as of a moment of each."""
+    columns = [one.columns for one in histories]
+    packed, spans, times = (
+        np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*columns, strict=True)
+    )
+    places = np.array([[len(one), len(of)] for one, _, of in columns], np.int64)
+    most = np.minimum(places[:, 1], length)
+    until = np.array(ts_ms, np.int64)
+    data = np.empty(len(packed), np.uint8)
+    offsets, kept = np.empty(most.sum() + 1, np.int32), np.empty(most.sum(), np.int64)
+    ends = np.zeros(len(columns) + 1, np.int64)
+    newest_entries(
+        read_only(packed),
+        spans,
+        times,
+        places,
+        *_joined(tuple(kinds)),
+        until,
+        length,
+        data,
+        offsets,
+        kept,
+        ends,
+    )
+    count = int(ends[-1])
+    return HistoryLists(keys_from_buffers(data, offsets[: count + 1]), ends, kept[:count])
 
 
 @lru_cache(maxsize=256)
@@ -88,4 +115,4 @@ def warm() -> None:
     spans, ts_ms = np.empty((1, 6), np.int32), np.zeros(1, np.int64)
     packed = np.frombuffer(b"\x90", np.uint8)
     size = read_entries(packed, PLACE_BYTES, spans, ts_ms)
-    PackedHistory(packed, spans[:size], ts_ms[:size]).newest((), 1, 0)
+    newest_of_each([PackedHistory(packed, spans[:size], ts_ms[:size])], (), 1, [0])

@@ -6,7 +6,8 @@ state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from models.items_json import items_json
 from serving.answering import Chosen, run, steps
@@ -18,6 +19,7 @@ from serving.channels.tower import TowerSource
 from serving.config import ServingConfig
 from serving.explain import explained
 from serving.fusion import Found, Fused
+from serving.gather import Joint
 from serving.profile import Profile
 from serving.schema import Explanation, RecallAnswer, RecalledItem, RecallRequest
 from serving.snapshot import Snapshot
@@ -25,6 +27,8 @@ from serving.stages import Rejected
 from stream.keys import decode_ids
 
 _CONFIG = ServingConfig()
+_TOGETHER = 8
+"""Answers of one search: the first waits for the last, and all for the time limit of each."""
 
 
 def recall(
@@ -75,18 +79,36 @@ def answer_of_one(
     return _answer(asking, items, request_id, degraded, None)
 
 
-def written_or_ranking(asking: Asking) -> bytes | Ranking:
-    """What the one channel whose ranking is all there is to it (asking.only) gives: the items of
-    answer_of_one() as JSON (serving/written.py), or its ranking, where it has too few or is no model's.
+def only_call(asking: Asking) -> Callable[[], bytes | Ranking]:
+    """The call of the one channel whose ranking is all there is to an answer (asking.only)."""
+    source = asking.sources[asking.only]
+    if isinstance(source, TowerSource):
+        return OnlyTower(asking, source)
+    return partial(source.candidates, asking.ask, asking.k)
+
+
+class OnlyTower(Joint[bytes | Ranking]):
+    """Where that channel is a model's: the items of answer_of_one() as JSON (serving/written.py), or its
+    ranking, where it has too few or their IDs need escapes.
     """
-    name, k = asking.only, asking.request.k
-    source = asking.sources[name]
-    if not isinstance(source, TowerSource):
-        return source.candidates(asking.ask, asking.k)
-    found, items = source.found(asking.ask, asking.k), source.channel.items
-    scores, positions = found[0][0, :k], found[1][0, :k]
-    full = len(positions) == k and positions[-1] >= 0
-    return (items_json(items, positions, scores, name) if full else b"") or ranking_of(found, items)
+
+    def __init__(self, asking: Asking, source: TowerSource) -> None:
+        self.asking, self.source = asking, source
+        self.most = min(source.together, _TOGETHER)
+        # The source is of one snapshot. Those with items to leave out are searched for one by one.
+        self.like = (id(source), asking.k, asking.request.k, bool(asking.ask.excluded))
+
+    def of_each(self, calls: Sequence[OnlyTower]) -> list[bytes | Ranking]:
+        """As Joint says."""
+        items, k = self.source.channel.items, self.asking.request.k
+        scores, positions = self.source.found([one.asking.ask for one in calls], self.asking.k)
+        written = [b""] * len(calls)
+        if all(last >= 0 for last in positions[:, k - 1].tolist()):
+            written = items_json(items, positions[:, :k], scores[:, :k], self.asking.only)
+        return [
+            content or ranking_of((scores[n : n + 1], positions[n : n + 1]), items)
+            for n, content in enumerate(written)
+        ]
 
 
 def _answer(

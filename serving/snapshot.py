@@ -273,8 +273,9 @@ class Snapshot:
             scores, places = retrieve(
                 queries, channel.items, 10, [np.arange(min(1, len(channel.items.base)))]
             )
-            channel.items.keys_of(places[places >= 0])
-            items_json(channel.items, places[places >= 0], scores[places >= 0], name)
+            there = places[0] >= 0
+            channel.items.keys_of(places[0, there])
+            items_json(channel.items, places[:, there], scores[:, there], name)
             channel.items.lookup(pa.array(["", "#1"], pa.string()))
         for neighbours in self.neighbours.values():
             neighbours.items.search(one_moment("", self.watermark_ms, [("#1", self.watermark_ms)]), 10)

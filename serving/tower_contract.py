@@ -63,6 +63,13 @@ class UserTower(Protocol):
         """The model's configuration."""
         ...
 
+    @property
+    def together(self) -> int:
+        """How many moments queries() may be asked for at once so that what it gives for each is, to the bit,
+        what it gives for it alone.
+        """
+        ...
+
     def queries(self, moments: Moments) -> Queries:
         """What the item index is asked for the moments; never mutates."""
         ...

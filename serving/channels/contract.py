@@ -57,9 +57,9 @@ class Ask:
         return replace(self, excluded=self.excluded | keys)
 
     @cached_property
-    def excluded_keys(self) -> pa.Array | None:
-        """The excluded items as string[n], None for none."""
-        return pa.array(list(self.excluded), pa.string()) if self.excluded else None
+    def excluded_keys(self) -> pa.StringArray:
+        """The excluded items as string[n]."""
+        return pa.array(list(self.excluded), pa.string())
 
 
 class Source(Protocol):

@@ -23,7 +23,7 @@ class NeighbourSource:
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The k items with the greatest sum of similarities to the history."""
         items = self.channel.items
-        excluded = None if ask.excluded_keys is None else [items.lookup(ask.excluded_keys)]
+        excluded = [items.lookup(ask.excluded_keys)] if ask.excluded else None
         moment = ask.once(self.channel.config, lambda: self._moment(ask))
         return ranking_of(items.search(moment, k, excluded), items)
 

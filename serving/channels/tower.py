@@ -11,7 +11,7 @@ from models.arrays import Float32Array, Int64Array
 from models.query import Queries
 from models.retrieve import retrieve, scores_of
 from serving.channels.contract import Ask, Ranking, ranking_of
-from serving.channels.moment import moment_of
+from serving.channels.moment import Asked, moments_of
 from serving.snapshot import Channel
 
 
@@ -23,24 +23,36 @@ class TowerSource:
 
     def candidates(self, ask: Ask, k: int) -> Ranking:
         """The k items of the highest scores."""
-        return ranking_of(self.found(ask, k), self.channel.items)
+        queries = ask.once(self.channel.tower, lambda: self._queries([ask]))
+        return ranking_of(self._found([ask], queries, k), self.channel.items)
 
-    def found(self, ask: Ask, k: int) -> tuple[Float32Array, Int64Array]:
-        """The same as arrays of the item index: scores float32[1, k] and positions int64[1, k], -1 beyond."""
-        items = self.channel.items
-        excluded = None if ask.excluded_keys is None else [items.lookup(ask.excluded_keys)]
-        queries = ask.once(self.channel.tower, lambda: self._queries(ask))
-        return retrieve(queries, items, k, excluded)
+    def found(self, asks: Sequence[Ask], k: int) -> tuple[Float32Array, Int64Array]:
+        """The same of N requests as arrays of the item index: scores float32[N, k] and positions int64[N, k],
+        -1 beyond. N is at most `together`.
+        """
+        return self._found(asks, self._queries(asks), k)
+
+    @property
+    def together(self) -> int:
+        """How many requests may be asked for at once, each answered to the bit as alone."""
+        return self.channel.tower.together
 
     def scores(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
         """The model's scores."""
         positions = self.channel.items.lookup(pa.array(keys, pa.string()))
-        queries = ask.once(self.channel.tower, lambda: self._queries(ask))
+        queries = ask.once(self.channel.tower, lambda: self._queries([ask]))
         return scores_of(queries, self.channel.items, positions)
 
-    def _queries(self, ask: Ask) -> Queries:
-        profile = ask.profile
-        moment = moment_of(
-            self.channel.config, ask.user, ask.ts_ms, profile.history, ask.context, profile.attributes
-        )
-        return self.channel.tower.queries(moment)
+    def _found(self, asks: Sequence[Ask], queries: Queries, k: int) -> tuple[Float32Array, Int64Array]:
+        items = self.channel.items
+        excluded = None
+        if any(ask.excluded for ask in asks):
+            excluded = [items.lookup(ask.excluded_keys) for ask in asks]
+        return retrieve(queries, items, k, excluded)
+
+    def _queries(self, asks: Sequence[Ask]) -> Queries:
+        asked = [
+            Asked(one.user, one.ts_ms, one.profile.history, one.context, one.profile.attributes)
+            for one in asks
+        ]
+        return self.channel.tower.queries(moments_of(self.channel.config, asked))

@@ -42,23 +42,32 @@ def test_it_is_what_an_encoder_makes_of_objects(ids, channel, data):
             max_size=len(places),
         )
     )
-    written = items_json(index, np.array(places, np.int64), np.array(scores, np.float32), channel)
+    lists = np.array([places, places[::-1]], np.int64)
+    written = items_json(index, lists, np.array([scores, scores[::-1]], np.float32), channel)
     objects = [
         {"id": decode_id(encode_id(ids[place])), "score": score, "channel": channel}
         for place, score in zip(places, scores, strict=True)
     ]
-    assert b"[" + written + b"]" == msgspec.json.encode(objects)
+    assert [b"[" + one + b"]" for one in written] == [
+        msgspec.json.encode(objects),
+        msgspec.json.encode(objects[::-1]),
+    ]
 
 
 @settings(deadline=None)
 @given(IDS, st.sampled_from(['"', "\\", "\n", "\x00", "\x1f"]), st.integers(0, 5))
 def test_what_needs_escapes_is_left_to_the_encoder(ids, special, at):
+    at = min(at, len(ids))
     ids = [*ids[:at], f"a{special}b", *ids[at:]]
-    places = np.arange(len(ids))
-    assert items_json(index_of(ids, 1), places, np.zeros(len(ids), np.float32), "m") == b""
+    index, scores = index_of(ids, 1), np.zeros((len(ids), 1), np.float32)
+    written = items_json(index, np.arange(len(ids))[:, None], scores, "m")
+    assert [not one for one in written] == [place == at for place in range(len(ids))]
+    together = items_json(index, np.arange(len(ids))[None], scores.T, "m")
+    assert together == [b""]
 
 
-def test_keys_longer_than_any_id_are_not_written_beyond_their_room():
+def test_keys_of_any_length_have_room():
     keys = pa.array(["x" * 5000, "y"])
     index = ItemIndex.over(keys, build_index(np.zeros((2, 2), np.float32), IndexConfig()))
-    assert items_json(index, np.array([0, 1]), np.zeros(2, np.float32), "m") == b""
+    (written,) = items_json(index, np.array([[0, 1]]), np.zeros((1, 2), np.float32), "m")
+    assert [one["id"] for one in msgspec.json.decode(b"[" + written + b"]")] == ["x" * 5000, "y"]

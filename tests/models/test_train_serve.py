@@ -11,7 +11,7 @@ import torch
 from models.candidates import Negatives, draw_candidates
 from models.learner import Learner, Moments, PublishedModel
 from models.lookup import Lookup
-from models.moments import one_moment
+from models.moments import HistoryLists, one_moment
 from models.retrieve import dense_scores
 from models.samplers import UnigramSampler
 from models.steps import StepPlan
@@ -194,6 +194,35 @@ def test_bundle_and_deltas_equal_the_learner(kind, option):
     assert np.abs(shipped[:, dim:] - vectors[:, dim:]).max(initial=0) < 1e-4  # popularity, in one frame
     moved_alone = np.abs(shipped[:, :dim] - vectors[:, :dim]).max(1) > 1e-5
     assert not moved_alone.any()
+
+
+@pytest.mark.parametrize(("kind", "option"), DELTAS)
+def test_what_is_encoded_together_is_to_the_bit_what_it_is_alone(kind, option):
+    learner = trained(kind, FEW, **OPTIONS[option])
+    published, moments = PublishedModel.load(Files(learner), "m"), one_moments(learner)
+    sizes = [size for size in (2, 5, published.together) if size <= published.together]
+    assert sizes or kind not in ("two_tower", "youtube_dnn")
+    for size in sizes:
+        few = Moments(
+            moments.user_id.slice(0, size),
+            moments.ts_ms[:size],
+            moments.history_id,
+            moments.history_offsets[: size + 1],
+            moments.history_ts_ms,
+            {name: column.slice(0, size) for name, column in moments.context.items()},
+            {name: column.slice(0, size) for name, column in moments.user_attributes.items()},
+            {
+                name: HistoryLists(lists.id, lists.offsets[: size + 1], lists.ts_ms)
+                for name, lists in moments.histories.items()
+            },
+        )
+        queries = published.queries(few)
+        for place in range(size):
+            alone, here = published.queries(moments.row(place)), queries.part(slice(place, place + 1))
+            np.testing.assert_array_equal(alone.vectors, here.vectors)
+            np.testing.assert_array_equal(alone.own_vectors, here.own_vectors)
+            np.testing.assert_array_equal(alone.own_score, here.own_score)
+            assert alone.own_id.to_pylist() == here.own_id.to_pylist()
 
 
 def one_moments(learner):

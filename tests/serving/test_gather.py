@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
-from serving.gather import Lanes
+from serving.gather import Joint, Lanes
 
 PATIENT = {"good": 60.0, "other": 60.0, "bad": 60.0, "slow": 60.0}
 
@@ -88,3 +89,82 @@ def test_threads_are_prepared_once_each():
 
     asyncio.run(run())
     assert sorted(prepared) == ["channel-good", "channel-other"]
+
+
+class Number(Joint):
+    """Gives its number; numbers of the same parity are alike."""
+
+    most = 3
+
+    def __init__(self, number, made, failing=()):
+        self.number, self.made, self.failing, self.like = number, made, failing, number % 2
+
+    def of_each(self, calls):
+        self.made.append([one.number for one in calls])
+        if any(one.number in self.failing for one in calls):
+            raise ValueError(self.number)
+        return [one.number for one in calls]
+
+
+async def behind_a_hanging_call(works):
+    """What `works` give, asked for while their lane is at work on another call."""
+    lanes, hanging = Lanes(), Hanging()
+    first = asyncio.ensure_future(lanes.gather({"good": hanging}, PATIENT))
+    await asyncio.to_thread(hanging.began.wait, 60)
+    asked = [asyncio.ensure_future(lanes.gather({"good": work}, PATIENT)) for work in works]
+    await asyncio.sleep(0)
+    hanging.let_go.set()
+    await first
+    return await asyncio.gather(*asked)
+
+
+def test_what_waits_and_is_alike_is_made_together():
+    made = []
+    works = [Number(at, made) for at in range(9)]
+    gathered = asyncio.run(behind_a_hanging_call([*works, fixed("x")]))
+    assert [one.answers["good"] for one in gathered] == [*range(9), ["x"]]
+    assert made == [[0, 2, 4], [1, 3, 5], [6, 8], [7]]
+
+
+def test_one_that_fails_harms_none_that_was_made_with_it():
+    made = []
+    gathered = asyncio.run(behind_a_hanging_call([Number(at, made, {2}) for at in (0, 2, 4)]))
+    assert [one.answers for one in gathered] == [{"good": 0}, {}, {"good": 4}]
+    assert gathered[1].dropped == {"good": "ValueError: 2"}
+    assert made == [[0, 2, 4], [0], [2], [4]]
+
+
+def test_what_is_late_is_not_made_with_the_others():
+    made = []
+
+    async def run():
+        lanes, hanging = Lanes(), Hanging()
+        first = asyncio.ensure_future(lanes.gather({"good": hanging}, PATIENT))
+        await asyncio.to_thread(hanging.began.wait, 60)
+        patient = asyncio.ensure_future(lanes.gather({"good": Number(0, made)}, PATIENT))
+        hurried = await lanes.gather({"good": Number(2, made)}, {"good": 0.5})
+        hanging.let_go.set()
+        return await first, await patient, hurried
+
+    _, patient, hurried = asyncio.run(run())
+    assert patient.answers == {"good": 0}
+    assert hurried.dropped == {"good": "no answer within 500 ms"}
+    assert made == [[0]]
+
+
+def test_calls_that_take_long_are_not_made_together():
+    """A quarter of the time limit is for all that are made together."""
+    made = []
+
+    async def run():
+        lanes = Lanes()
+        await lanes.gather({"good": fixed("x")}, PATIENT)
+        lane = lanes._lanes["good"]
+        mosts = []
+        for each_s in (0.0, 0.08, 0.1, 1.0):
+            lane._each_s = each_s
+            mosts.append(lane._most(SimpleNamespace(work=Number(0, made), limit_s=1.0)))
+        lanes.close()
+        return mosts
+
+    assert asyncio.run(run()) == [3, 3, 2, 1]

@@ -8,7 +8,7 @@ import pytest
 from serving.channels.own import OwnItemsSource
 from serving.channels.popular import PopularSource
 from serving.config import ServingConfig
-from tests.serving.world import HOUR, World
+from tests.serving.world import HOUR, FakeTower, World
 
 
 def ask(world, method, path, audit=None, **kwargs):
@@ -356,3 +356,34 @@ def test_other_methods_and_paths(ready):
     assert ask(ready, "POST", "/v1/recall/", json={"user_id": 1}).status_code in (307, 404)
     assert ask(ready, "POST", "/v1/nothing").status_code == 404
     assert ask(ready, "HEAD", "/healthz").status_code == 200
+
+
+def test_answers_that_are_asked_for_at_once_are_those_asked_for_in_turn(tmp_path, monkeypatch):
+    """Also beside one that fails, which is named in its own answer only."""
+    world = World(tmp_path)
+    world.serve(world.bundle())
+    for at in range(8):
+        world.profiles.put(f"u{at}", [("i1", "click", HOUR - 100), (f"i{at}", "click", HOUR - 50)])
+    sizes, queries = [], FakeTower.queries
+
+    def failing(self, moments):
+        sizes.append(len(moments))
+        if "u5" in moments.user_id.to_pylist():
+            raise ValueError("broken")
+        return queries(self, moments)
+
+    monkeypatch.setattr(FakeTower, "queries", failing)
+
+    async def ask():
+        async with world.client() as client:
+            posts = [{"user_id": f"u{at}", "k": 5} for at in range(8)]
+            in_turn = [(await client.post("/v1/recall", json=body)).json() for body in posts]
+            at_once = await asyncio.gather(*(client.post("/v1/recall", json=body) for body in posts))
+            return in_turn, [one.json() for one in at_once]
+
+    in_turn, at_once = asyncio.run(ask())
+    assert max(sizes) == FakeTower.together
+    for at, (one, other) in enumerate(zip(in_turn, at_once, strict=True)):
+        assert {**one, "request_id": ""} == {**other, "request_id": ""}
+        assert one["degraded"] == (["channel m: ValueError: broken"] if at == 5 else [])
+        assert {item["channel"] for item in one["items"]} == {"popularity" if at == 5 else "m"}

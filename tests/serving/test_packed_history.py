@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models.moments import one_moment
 from models.packed_entries import read_entries
 from serving.channels.moment import newest
-from serving.packed_history import PackedHistory, packed_history
+from serving.packed_history import PackedHistory, newest_of_each, packed_history
 from stream.profiles import PLACE_BYTES, HistoryEntry, history_entries
 
 PLAIN = st.sampled_from(["", "#1", "#-22", "i3", "ü€", "a much longer text than eight bytes"])
@@ -61,9 +61,21 @@ def test_entries_are_those_of_objects(history):
 def test_the_newest_are_those_of_objects(history, kinds, length, ts_ms):
     read = packed_history(packed(history))
     assert isinstance(read, PackedHistory)
-    keys, times = read.newest(kinds, length, ts_ms)
+    found = newest_of_each([read], kinds, length, [ts_ms])
+    keys, times = found.id, found.ts_ms
     assert keys.validate(full=True) is None
     assert list(zip(keys.to_pylist(), times.tolist(), strict=True)) == newest(history, kinds, length, ts_ms)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(entries(PLAIN), st.integers(0, 9)), min_size=1, max_size=5), st.integers(1, 9))
+def test_several_are_read_as_one_by_one(asked, length):
+    read = [packed_history(packed(history)) for history, _ in asked]
+    found = newest_of_each(read, ("click", "like"), length, [ts_ms for _, ts_ms in asked])
+    for row, (history, ts_ms) in enumerate(asked):
+        one = found.row(row)
+        listed = list(zip(one.id.to_pylist(), one.ts_ms.tolist(), strict=True))
+        assert listed == newest(history, ("click", "like"), length, ts_ms)
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 200])
@@ -92,7 +104,8 @@ def test_another_form_is_read_as_objects():
 
 def test_a_model_is_asked_the_same():
     history = [HistoryEntry(f"#{at}", "click" if at % 3 else "like", at, f"r{at % 2}") for at in range(9)]
-    keys, times = packed_history(packed(history)).newest(("click",), 3, 7)
+    found = newest_of_each([packed_history(packed(history))], ("click",), 3, [7])
+    keys, times = found.id, found.ts_ms
     moment = one_moment("u", 7, newest(history, ("click",), 3, 7))
     assert keys.equals(moment.history_id)
     assert times.tolist() == moment.history_ts_ms.tolist()

@@ -14,7 +14,7 @@ from serving.config import ServingConfig
 from serving.errors import BadRequest, NotFound
 from serving.fusion_config import ChannelConfig
 from serving.profile import NO_PROFILE
-from serving.recall import answer_of_one, answer_of_written, answered, recall, written_or_ranking
+from serving.recall import answer_of_one, answer_of_written, answered, only_call, recall
 from serving.schema import RecallRequest
 from serving.similar import similar
 from serving.written import answer_json, with_items
@@ -193,16 +193,39 @@ def test_one_channels_ranking_is_the_answer_without_a_detour(served, k, exclude)
     assert asking.only == "m"
     ranking = asking.sources["m"].candidates(asking.ask, asking.k)
     assert answer_of_one(asking, ranking, "r") == answered(asking, "r")[0]
-    written = written_or_ranking(asking)
+    written = only_call(asking)()
     assert isinstance(written, bytes)
     content = answer_json(answer_of_written(asking, "r"), written)
     assert content == msgspec.json.encode(answered(asking, "r")[0])
     assert with_items(answer_of_written(asking, "r"), written) == answered(asking, "r")[0]
 
 
+@pytest.mark.parametrize(("k", "exclude"), [(7, []), (7, ["i3"]), (1000, [])])
+def test_answers_made_together_are_those_made_alone(served, k, exclude):
+    asked = [
+        ask(
+            served,
+            RecallRequest(f"u{at}", k, {"scene": "x" * (at % 2)}, exclude),
+            profile(CLICKS[at % 3 :]),
+            500,
+        )
+        for at in range(3)
+    ]
+    calls = [only_call(one) for one in asked]
+    assert len({call.like for call in calls}) == 1
+    assert calls[0].of_each(calls) == [call() for call in calls]
+
+
+def test_what_differs_is_not_made_together(served):
+    known = profile(CLICKS)
+    requests = [RecallRequest("u1", 7), RecallRequest("u1", 8), RecallRequest("u1", 7, exclude=["i3"])]
+    calls = [only_call(ask(served, one, known, 500)) for one in requests]
+    assert len({call.like for call in calls}) == 3
+
+
 def test_a_ranking_that_is_too_short_is_not_written(served):
     asking = ask(served, RecallRequest("u3", 1000), profile(CLICKS), 500)
-    found = written_or_ranking(asking)
+    found = only_call(asking)()
     assert found == asking.sources["m"].candidates(asking.ask, asking.k)
     assert 0 < len(found) < 1000
 

@@ -50,6 +50,8 @@ class FakeTower:
         names = unpack_keys(tensors, "keys.").to_pylist()
         return cls(dict(zip(names, tensors["rows"], strict=True)), tensors["bias"])
 
+    together = 3
+
     def queries(self, moments):
         found = []
         for at in range(len(moments)):

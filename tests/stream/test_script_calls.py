@@ -1,4 +1,4 @@
-"""One pipeline for many callers: everybody gets their own answer, whatever becomes of the others."""
+"""One script for many callers: everybody gets their own answer, whatever becomes of the others."""
 
 import asyncio
 
@@ -9,6 +9,9 @@ from stream.script_calls import ScriptCalls
 
 SCRIPT = """
 if KEYS[1] == 'bad' then return redis.error_reply('ERR wanted') end
+if KEYS[1] == 'wrong' then return redis.call('INCR', KEYS[1], ARGV[1]) end
+if KEYS[1] == 'broken' then return KEYS[1] .. nil end
+if KEYS[1] == 'nothing' then return nil end
 if KEYS[1] == 'slow' then for _ = 1, 2000000 do end end
 return {KEYS[1], ARGV[1], redis.call('GET', KEYS[1])}
 """
@@ -42,6 +45,25 @@ def test_an_error_is_of_its_caller_only(store):
     assert (first[0], last[0]) == (b"a", b"b")
     assert isinstance(error, redis.ResponseError)
     assert "wanted" in str(error)
+
+
+def test_every_kind_of_error_is_of_its_caller_only(store):
+    async def asked(calls):
+        keys = ("a", "wrong", "nothing", "broken", "b")
+        return await asyncio.gather(*(calls([key], [1]) for key in keys), return_exceptions=True)
+
+    first, wrong, nothing, broken, last = run(store, asked)
+    assert (first[0], nothing, last[0]) == (b"a", None, b"b")
+    assert isinstance(wrong, redis.ResponseError)
+    assert isinstance(broken, redis.ResponseError)
+    assert "nil" in str(broken)
+
+
+def test_everybody_has_keys_and_words_of_their_own(store):
+    async def asked(calls):
+        return await asyncio.gather(calls(["a", "b"], [1]), calls(["c"], [2, 3, 4]), calls(["d"], [5]))
+
+    assert [one[:2] for one in run(store, asked)] == [[b"a", b"1"], [b"c", b"2"], [b"d", b"5"]]
 
 
 def test_who_gives_up_leaves_the_answers_of_the_others(store):
