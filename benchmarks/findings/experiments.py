@@ -105,7 +105,8 @@ COUNTS_RUN = "fused/live counts as well"
 STAGED = ("fused", "prerank", "two_tower", "sequence", "item_cf", "swing", "popularity", "own_items")
 
 BLENDED = tuple(channel for channel in STAGED if channel != "prerank")
-MET_RUN = "prerank/met as well"
+MET_RUN = "prerank/what was met as well"
+MET_COUNTS_RUN = "prerank/what was met as well, beside live counts"
 MET: Mapping[str, Any] = {
     "update.prerank": True,
     "update.prerank_met": ["impression"],
@@ -190,8 +191,9 @@ def _prerank(data: str) -> tuple[Experiment, ...]:
     )
     if data != KUAIRAND:
         return (after,)
-    met = replace(after, name=MET_RUN, changes=MET)
-    return (after, met, replace(met, name="prerank/met, over live counts", against=COUNTS_RUN))
+    before = replace(after, name="prerank/before what was met", changes=MET, against="", shown="fused")
+    met = replace(before, name=MET_RUN, against=before.name, shown="prerank")
+    return (after, before, met, replace(met, name=MET_COUNTS_RUN, against=COUNTS_RUN))
 
 
 def _rejects(data: str) -> tuple[Experiment, ...]:
