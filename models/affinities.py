@@ -93,14 +93,14 @@ class Sides:
         return (self.features, self.met) == (other.features, other.met)
 
     def stored(self) -> np.ndarray:
-        """For of_stored()."""
+        """For of_stored(); the features alone where nothing is met, as bundles had them before."""
         features = [one.model_dump(mode="json") for one in self.features]
-        declared = {"features": features, "met": self.met}
+        declared = {"features": features, "met": self.met} if self.met else features
         return np.frombuffer(msgspec.json.encode(declared), np.uint8).copy()
 
     @classmethod
     def of_stored(cls, stored: np.ndarray) -> Sides:
-        """What stored() described; also as it was when there were features only."""
+        """What stored() described."""
         declared = msgspec.json.decode(np.asarray(stored, np.uint8).tobytes())
         if isinstance(declared, list):
             declared = {"features": declared, "met": []}

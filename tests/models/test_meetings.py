@@ -198,6 +198,7 @@ def test_sides_of_before_there_were_meetings_are_read() -> None:
     older = json.dumps([one.model_dump(mode="json") for one in declared]).encode()
     sides = Sides.of_stored(np.frombuffer(older, np.uint8))
     assert sides.same(Sides(tuple(declared)))
+    assert json.loads(sides.stored().tobytes()) == json.loads(older)
     assert not sides.same(Sides(tuple(declared), KINDS))
     assert Sides.of_stored(Sides(tuple(declared), KINDS).stored()).same(Sides(tuple(declared), KINDS))
 
