@@ -127,6 +127,7 @@ class Config(BaseModel):
                 yield f"models.{name}.histories.{history}.kinds", further.kinds
         for name, channel in self.channels.items():
             yield f"channels.{name}.positives", channel.positives
+        yield "update.prerank_met", self.update.prerank_met
         for place, rule in enumerate(self.serving.filters.seen):
             yield f"serving.filters.seen[{place}].kinds", rule.kinds
         for attribute, same in self.serving.same.items():

@@ -33,6 +33,7 @@ def recipe(config: Config) -> Recipe:
         popularity_half_life_ms=round(config.update.popularity_half_life_h * 3_600_000),
         channels=config.channels,
         affinities=config.update.prerank,
+        met=config.update.prerank_met,
     )
 
 

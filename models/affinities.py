@@ -1,9 +1,11 @@
-"""How near items are to the one who asks, as published: by segment, and by categories of what was taken.
+"""How near items are to the one who asks, as published: by segment, by categories of what was taken, and by
+what the same users meet.
 
 A segment is one value of a category of the request's side: an attribute of the user, a field of the context.
 The lift of an item in a segment says how much more of it the segment gets than everybody does. The share of
-an item's categories says how much of what the user took had them too. A pre-rank network reads both
-(models/prerank.py).
+an item's categories says how much of what the user took had them too. Where it is said which events are
+meetings of a user and an item, items that are met together count as well (models/meetings.py). A pre-rank
+network reads all of it (models/prerank.py).
 
 Shapes: V segments, K items, F fields of the request's side, G category features of items with T slots
 together, N items of one request.
@@ -26,6 +28,8 @@ from models.feature_config import FeatureConfig
 from models.features import FeatureColumns
 from models.frozen_ids import FrozenIds
 from models.key_bytes import hash_keys
+from models.meetings import NAMED as NAMED_OF_MET
+from models.meetings import Meetings
 from models.moments import Moments
 from models.request_columns import columns_of_moments
 
@@ -33,7 +37,10 @@ JOINT = "\x1f"
 """Between a field's table and a key of it, in the name of a segment."""
 HISTORY = 50
 """Newest items of a history that shares are of."""
+MET = "met"
+"""Name of the history of what the user met, among those of a moment."""
 _REQUEST = ("user", "context")
+_MEETINGS = "meetings."
 
 
 def _none() -> pa.Array:
@@ -52,9 +59,12 @@ def read_features(features: Sequence[FeatureConfig]) -> tuple[FeatureConfig, ...
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """The features of affinities, by side."""
+    """The features of affinities, by side. met: kinds of events by which a user meets an item, () = what
+    users met is not read.
+    """
 
     features: tuple[FeatureConfig, ...]
+    met: tuple[str, ...] = ()
 
     @cached_property
     def request(self) -> FeatureColumns:
@@ -73,20 +83,29 @@ class Sides:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Names of the F + G values of an item."""
+        """Names of the values of an item: F, G, and those of what was met."""
         lifts = (f"lift by {table}" for table in self.fields)
-        return (*lifts, *(f"share of {one.table}" for one in self.item.categories))
+        shares = (f"share of {one.table}" for one in self.item.categories)
+        return (*lifts, *shares, *(NAMED_OF_MET if self.met else ()))
+
+    def same(self, other: Sides) -> bool:
+        """Whether the same is counted for both."""
+        return (self.features, self.met) == (other.features, other.met)
 
     def stored(self) -> np.ndarray:
-        """For of_stored()."""
-        declared = [one.model_dump(mode="json") for one in self.features]
+        """For of_stored(); the features alone where nothing is met, as bundles had them before."""
+        features = [one.model_dump(mode="json") for one in self.features]
+        declared = {"features": features, "met": self.met} if self.met else features
         return np.frombuffer(msgspec.json.encode(declared), np.uint8).copy()
 
     @classmethod
     def of_stored(cls, stored: np.ndarray) -> Sides:
         """What stored() described."""
         declared = msgspec.json.decode(np.asarray(stored, np.uint8).tobytes())
-        return cls(tuple(FeatureConfig.model_validate(one) for one in declared))
+        if isinstance(declared, list):
+            declared = {"features": declared, "met": []}
+        features = (FeatureConfig.model_validate(one) for one in declared["features"])
+        return cls(tuple(features), tuple(declared["met"]))
 
 
 def codes_of(keys: pa.StringArray) -> Int64Array:
@@ -99,12 +118,17 @@ def codes_of(keys: pa.StringArray) -> Int64Array:
 @dataclass(frozen=True, eq=False)
 class Askers:
     """Who asks, at n moments: the segments int64[n, F] they are in (-1 = none of the V), and the places of
-    the newest items they took, int64[flat] by offsets int64[n+1] (-1 = none of the K).
+    the newest items they took, int64[flat] by offsets int64[n+1] (-1 = none of the K). The same of what they
+    met, with when that was, int64[flat] ms; and when they ask, int64[n] ms.
     """
 
     segments: Int64Array
     history: Int64Array
     offsets: Int64Array
+    met: Int64Array
+    met_ms: Int64Array
+    met_offsets: Int64Array
+    now_ms: Int64Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +136,8 @@ class Affinities:
     """One reading of the counts (models/affinity_counts.py).
 
     segments: string[V] names (field, JOINT, key); items: string[K] key texts; lifts: float16[V, K] log of
-    the item's share in the segment over its share in all; categories: int32[K, T] codes, -1 = none.
+    the item's share in the segment over its share in all; categories: int32[K, T] codes, -1 = none; meetings:
+    of the K.
     """
 
     sides: Sides = field(default_factory=lambda: Sides(()))
@@ -120,6 +145,7 @@ class Affinities:
     items: pa.Array = field(default_factory=_none)
     lifts: Float16Array = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     categories: Int32Array = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    meetings: Meetings = field(default_factory=Meetings)
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit together (ValueError)."""
@@ -133,6 +159,8 @@ class Affinities:
             raise ValueError(
                 f"affinities: categories: expected {list(categories)}, got {list(self.categories.shape)}"
             )
+        if len(self.meetings) != (k if self.sides.met else 0):
+            raise ValueError(f"affinities: meetings: expected those of {k} items, got {len(self.meetings)}")
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -152,17 +180,23 @@ class Affinities:
             segments[:, place] = [self._rows.get(table + JOINT + key, -1) for key in bag.keys.to_pylist()]
         flat = self.places(moments.history_id) if self.sides.item.slots else np.empty(0, np.int64)
         offsets = moments.history_offsets if len(flat) else np.zeros(n + 1, np.int64)
-        return Askers(segments, flat, offsets)
+        met = moments.history_named(MET)
+        return Askers(
+            segments, flat, offsets, self.places(met.id), np.asarray(met.ts_ms), met.offsets, moments.ts_ms
+        )
 
     def of(self, places: Int64Array, askers: Askers, at: int) -> Float32Array:
-        """float32[N, F + G]: lifts and shares of the items `places` int64[N] for asker number `at`; 0 where
-        nothing is known.
+        """float32[N, values]: lifts and shares of the items `places` int64[N] for asker number `at`, and what
+        meetings say of them; 0 where nothing is known.
         """
         end = int(askers.offsets[at + 1])
         history = askers.history[max(int(askers.offsets[at]), end - HISTORY) : end]
-        return np.concatenate(
-            [self._lifts(places, askers.segments[at]), self._shares(places, history)], axis=1
-        )
+        parts = [self._lifts(places, askers.segments[at]), self._shares(places, history)]
+        if self.sides.met:
+            met = slice(int(askers.met_offsets[at]), int(askers.met_offsets[at + 1]))
+            now_ms = int(askers.now_ms[at])
+            parts.append(self.meetings.of(places, askers.met[met], askers.met_ms[met], now_ms))
+        return np.concatenate(parts, axis=1)
 
     def _lifts(self, places: Int64Array, rows: Int64Array) -> Float32Array:
         if not self.lifts.size:
@@ -198,6 +232,7 @@ class Affinities:
             prefix + "features": self.sides.stored(),
             prefix + "lifts": self.lifts,
             prefix + "categories": self.categories,
+            **(self.meetings.tensors(prefix + _MEETINGS) if self.sides.met else {}),
         }
 
     @classmethod
@@ -206,7 +241,9 @@ class Affinities:
         segments, items = (unpack_keys(tensors, f"{prefix}{name}.") for name in ("segments", "items"))
         lifts = np.asarray(tensors[prefix + "lifts"], np.float16)
         categories = np.asarray(tensors[prefix + "categories"], np.int32)
-        return cls(Sides.of_stored(tensors[prefix + "features"]), segments, items, lifts, categories)
+        sides = Sides.of_stored(tensors[prefix + "features"])
+        meetings = Meetings.from_tensors(tensors, prefix + _MEETINGS) if sides.met else Meetings()
+        return cls(sides, segments, items, lifts, categories, meetings)
 
     @cached_property
     def _ids(self) -> FrozenIds:

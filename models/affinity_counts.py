@@ -18,6 +18,8 @@ from models.artifact import pack_keys, unpack_keys
 from models.catalogue_columns import CatalogueColumns, item_columns
 from models.feature_config import FeatureConfig
 from models.key_bytes import key_array
+from models.meeting_counts import MeetingCounts
+from models.meetings import Meetings
 from models.reject_events import REJECT
 from models.request_columns import columns_of_events
 
@@ -29,20 +31,24 @@ _HELD = 2
 """Times as many are held, so that one that comes back is not counted from nothing."""
 _FADED = 1e-3
 _M = 5.0
+_MEETINGS = "meetings."
 
 
 class AffinityCounts:
     """Counts of every event that is not a reject, whatever its kind: what was shown and what was taken.
-    Beside them the categories of the items that are counted.
+    Beside them the categories of the items that are counted, and which of them users meet.
 
-    features: those of affinities are chosen; none = nothing is counted. half_life_ms: event time after which
-    an event counts half.
+    features: those of affinities are chosen. half_life_ms: event time after which an event counts half. met:
+    kinds of events by which a user meets an item. Without features and kinds nothing is counted.
     """
 
-    def __init__(self, features: Sequence[FeatureConfig], half_life_ms: int) -> None:
+    def __init__(
+        self, features: Sequence[FeatureConfig], half_life_ms: int, met: tuple[str, ...] = ()
+    ) -> None:
         if half_life_ms <= 0:
             raise ValueError(f"affinity counts: half_life_ms must be above 0, got {half_life_ms}")
-        self.sides, self.half_life_ms = Sides(read_features(features)), half_life_ms
+        self.sides, self.half_life_ms = Sides(read_features(features), met), half_life_ms
+        self._meetings = MeetingCounts(met)
         self.as_of_ms = 0
         self._segments = pa.array([EVERYBODY], pa.string())
         self._items = pa.array([], pa.string())
@@ -54,7 +60,7 @@ class AffinityCounts:
 
     def __bool__(self) -> bool:
         """Whether anything is counted."""
-        return bool(self.sides.features)
+        return bool(self.sides.features or self.sides.met)
 
     def observe(self, events: pa.Table, catalogue: CatalogueColumns) -> None:
         """Count events (columns item_id, kind, ts_ms, user_id, scene, context of EVENT_SCHEMA); late ones by
@@ -66,6 +72,8 @@ class AffinityCounts:
         events = events.filter(told)
         if not len(events):
             return
+        if self.sides.met:
+            self._meetings.observe(events)
         ts_ms = np.array(events["ts_ms"], np.int64)
         newest_ms = max(self.as_of_ms, int(ts_ms.max()))
         held = self._count * 2.0 ** ((self.as_of_ms - newest_ms) / self.half_life_ms)
@@ -106,12 +114,14 @@ class AffinityCounts:
         counts[row[self._segment[inside]], at[self._item[inside]]] = self._count[inside]
         share = total[items] / total.sum()
         lifts = np.log((counts + _M * share) / ((mass[segments, None] + _M) * share))
+        keys = self._items.take(pa.array(items))
         return Affinities(
             self.sides,
             self._segments.take(pa.array(segments)),
-            self._items.take(pa.array(items)),
+            keys,
             lifts.astype(np.float16),
             self._categories[items],
+            self._meetings.published(keys) if self.sides.met else Meetings(),
         )
 
     def state(self) -> Tensors:
@@ -125,12 +135,16 @@ class AffinityCounts:
             "segment": self._segment.astype(np.int32),
             "item": self._item.astype(np.int32),
             "count": self._count.copy(),
+            **(self._meetings.state(_MEETINGS) if self.sides.met else {}),
         }
 
     @classmethod
     def from_state(cls, state: Tensors) -> AffinityCounts:
         """The counts that state() described."""
-        counts = cls(Sides.of_stored(state["features"]).features, int(state["clock"][0]))
+        sides = Sides.of_stored(state["features"])
+        counts = cls(sides.features, int(state["clock"][0]), sides.met)
+        if sides.met:
+            counts._meetings = MeetingCounts.from_state(sides.met, state, _MEETINGS)
         counts.as_of_ms = int(state["clock"][1])
         counts._segments, counts._items = (unpack_keys(state, f"{name}.") for name in ("segments", "items"))
         counts._categories = np.array(state["categories"], np.int32)

@@ -115,10 +115,15 @@ class ItemToItem:
         if len(gone):
             self._gone = pa.concat_arrays([self._gone, gone])
 
-    def neighbours(self, top_n: int | None = None) -> NeighbourRows:
-        """The best neighbours (`config.neighbours` unless told) of every item that has any."""
-        live = self._windows.items.live_entries()
-        return self._rows(live, top_n or self.config.neighbours, empty=False)
+    def neighbours(self, top_n: int | None = None, of: pa.Array | None = None) -> NeighbourRows:
+        """The best neighbours (`config.neighbours` unless told) of every item that has any; of: string[n],
+        of these items only.
+        """
+        wanted = self._windows.items.live_entries()
+        if of is not None:
+            wanted = self._windows.items.lookup(of)
+            wanted = wanted[wanted >= 0]
+        return self._rows(wanted, top_n or self.config.neighbours, empty=False)
 
     def changed(self, top_n: int | None = None) -> NeighbourRows:
         """The same of the triggers that changed since settle(); those left without neighbours have empty

@@ -5,8 +5,8 @@ It corrects a blend: value = blend's value + w2 . relu(W1 x + b1), fitted listwi
 one learns from all that recall brings up, so it says what is taken next.
 
 Shapes: N candidates of one request, D = 1 + 2C + S inputs: the blend's value, its features of C channels,
-and S signals of the items: how often each was taken and shown of late (models/item_signals.py), and its lifts
-in the segments of the one who asks (models/segment_lifts.py).
+and S signals of the items: how often each was taken and shown of late (models/item_signals.py), and how near
+it is to the one who asks (models/affinities.py, with models/meetings.py).
 """
 
 from __future__ import annotations

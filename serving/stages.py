@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from models.affinities import HISTORY, Affinities
+from models.affinities import HISTORY, MET, Affinities
 from models.arrays import Float32Array
 from models.artifact import Artifact, ArtifactError
 from models.bundle import ranker_file
 from models.frozen_ids import FrozenIds
 from models.item_signals import NAMES
+from models.meetings import LATELY_MS
 from models.moments import one_moment
 from models.prerank import Prerank, prerank_inputs
 from models.ranking.rank_published import ITEMS, PublishedRanker, RankItems, items_of
@@ -89,13 +90,18 @@ class CandidateRanker:
             return np.empty(0, np.float32)
         values = np.array([one.value for one in order], np.float32)
         features_NF = np.stack([one.features for one in order if one.features is not None])
-        keys = [one.key for one in order]
+        signals = self.signals(ask, [one.key for one in order])
+        return self.network.values(prerank_inputs(values, features_NF, signals))
+
+    def signals(self, ask: Ask, keys: Sequence[str]) -> Float32Array:
+        """float32[N, S], `named`, of items by key text."""
         history = newest(ask.profile.history, tuple(self.history_kinds), HISTORY, ask.ts_ms)
-        who = one_moment(ask.user, ask.ts_ms, history, ask.context, ask.profile.attributes)
+        met = newest(ask.profile.history, self.affinities.sides.met, HISTORY, ask.ts_ms)
+        met = [one for one in met if one[1] >= ask.ts_ms - LATELY_MS]
+        who = one_moment(ask.user, ask.ts_ms, history, ask.context, ask.profile.attributes, {MET: met})
         places = self.affinities.places(pa.array(keys, pa.string()))
         near = self.affinities.of(places, self.affinities.askers(who), 0)
-        signals = np.concatenate([self.counts.signals(keys), near], axis=1)
-        return self.network.values(prerank_inputs(values, features_NF, signals))
+        return np.concatenate([self.counts.signals(keys), near], axis=1)
 
 
 @dataclass(frozen=True, slots=True)

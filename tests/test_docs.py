@@ -49,7 +49,7 @@ def test_examples_of_models_are_valid() -> None:
 
 def test_the_example_of_fusion_is_valid() -> None:
     page = (ROOT / "docs/fusion.md").read_text(encoding="utf-8")
-    example, counts, explore, popular, attributes, seen, stages, network = re.findall(
+    example, counts, explore, popular, attributes, seen, stages, network, met = re.findall(
         r"```toml\n(.*?)```", page, re.DOTALL
     )
     assert Config.model_validate(tomllib.loads(counts)).update.blends_counts
@@ -58,6 +58,7 @@ def test_the_example_of_fusion_is_valid() -> None:
     assert Config.model_validate(tomllib.loads(seen)).seen["shown"].store == "bloom"
     assert Config.model_validate(tomllib.loads(stages)).serving.rankers == ("light",)
     assert Config.model_validate(tomllib.loads(network)).serving.prerank.model == CANDIDATES
+    assert Config.model_validate(tomllib.loads(met)).update.prerank_met == ("impression",)
     serving = Config.model_validate(tomllib.loads(attributes)).serving
     assert serving.attributes == ("audience", "author_id", "available", "category")
     assert len(serving.rules("kids")) == 2

@@ -105,7 +105,7 @@ class BlendRefit:
         every = pc.unique(pa.concat_arrays([channel.keys for channel in channels.values()]))
         codes_of = {name: _Codes.of(channel.keys, every) for name, channel in channels.items()}
         if self._signals:
-            self._signals.ask(every, self._asked.moments)
+            self._signals.ask(every, self._asked.moments, self._asked.asked_ms)
         target = pc.fill_null(pc.index_in(self._asked.targets, every), -1).to_numpy(zero_copy_only=False)
         kept: list[int] = []
         for begin in range(0, len(target), _BLOCK):

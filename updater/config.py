@@ -35,6 +35,12 @@ class UpdateConfig(BaseModel):
         "counts of the items and how near they are to the one who asks as well. Serve it with "
         'serving.prerank.model = "candidates".',
     )
+    prerank_met: tuple[str, ...] = Field(
+        (),
+        description="Kinds of events by which a user meets an item, impressions first of all: the pre-rank "
+        "network then reads as well whether the user met a candidate before, and how much it is met together "
+        "with what the user met last. profiles.history_kinds needs them too.",
+    )
     seed: int = Field(7, description="Seed of the daily shuffle; a model's own seed is in its section.")
     threads: int = Field(1, ge=1, description="Torch threads of the consumer's incremental steps.")
     # One: beside a busy neighbour two threads spin at their barriers and train several times slower.
@@ -65,6 +71,8 @@ class UpdateConfig(BaseModel):
     def _what_needs_a_blend_has_one(self) -> Self:
         if self.prerank and not self.blend_targets:
             raise ValueError("prerank: expected blend_targets above 0, for it is fitted to them, got 0")
+        if self.prerank_met and not self.prerank:
+            raise ValueError("prerank_met: expected prerank = true, whose network reads it, got false")
         if self.blend_counts and not self.blend_targets:
             raise ValueError(
                 "blend_counts: expected blend_targets above 0, for a blend is fitted to them, got 0"

@@ -5,21 +5,25 @@ counts as of the request, affinities as of the last interval that had ended.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
+from models.affinities import MET
 from models.affinity_counts import AffinityCounts
 from models.arrays import Float32Array, Int64Array
 from models.catalogue_columns import CatalogueColumns
 from models.item_signals import NAMES, ItemSignals
 from models.key_bytes import hash_keys
+from models.meetings import LATELY_MS
+from models.met_items import MetItems
 from models.moments import Moments
 
-HORIZON_MS = 14 * 86_400_000
-"""How far back events are counted: two of the longest half-lives."""
-COLUMNS = ("ts_ms", "item_id", "kind", "request_id")
+HORIZON_MS = LATELY_MS
+"""How far back events are counted, and what users met is read."""
+COLUMNS = MetItems.COLUMNS
 
 
 class RequestSignals:
@@ -47,6 +51,7 @@ class RequestSignals:
         self._intervals = iter(_intervals(stretches) if affinities else ())
         self._next = next(self._intervals, None)
         self._affinities = affinities.published()
+        self._met = MetItems(events, affinities.sides.met)
         self.named = (*NAMES, *self._affinities.named)
 
     def asked_ms(self, request: Int64Array, ts_ms: Int64Array) -> Int64Array:
@@ -61,11 +66,14 @@ class RequestSignals:
         asked_ms[known] = np.minimum(self._begin_ms[places[known]], ts_ms[known])
         return asked_ms
 
-    def ask(self, every: pa.Array, moments: Moments) -> None:
-        """Say which items string[K] and which moments of() is going to be about."""
+    def ask(self, every: pa.Array, moments: Moments, asked_ms: Int64Array) -> None:
+        """Say which items string[K] and which moments of() is going to be about, and when those were asked
+        for, int64[n].
+        """
         self._every = every
         self._entries = self._signals.entries(every)
-        self._moments = moments
+        met = self._met.before(moments.user_id, asked_ms)
+        self._moments = replace(moments, ts_ms=asked_ms, histories={MET: met})
         self._read()
 
     def of(self, items: Int64Array, moment: int, asked_ms: int) -> Float32Array:

@@ -82,7 +82,7 @@ class Trained:
 class Recipe:
     """What is learned: the recall models by name, the features they share, the popularity channel's half-
     life, the item-to-item channels by name. affinities: count items by segment as well, by the same half-
-    life.
+    life; met: and what users meet, by these kinds of events.
     """
 
     models: Mapping[str, ModelConfig]
@@ -91,11 +91,14 @@ class Recipe:
     popularity_half_life_ms: int
     channels: Mapping[str, ItemToItemConfig] = field(default_factory=dict)
     affinities: bool = False
+    met: tuple[str, ...] = ()
 
     @property
     def affinity_counts(self) -> AffinityCounts:
         """Those of a state that has seen nothing."""
-        return AffinityCounts(self.features if self.affinities else (), self.popularity_half_life_ms)
+        if not self.affinities:
+            return AffinityCounts((), self.popularity_half_life_ms)
+        return AffinityCounts(self.features, self.popularity_half_life_ms, self.met)
 
     @property
     def schema_hash(self) -> str:
@@ -182,7 +185,7 @@ class TrainingState:
         popularity = Popularity.from_state(bundle.tensors(POPULARITY_STATE_FILE))
         popularity.half_life_ms = recipe.popularity_half_life_ms
         affinities, wanted = _affinities(bundle), recipe.affinity_counts
-        if affinities is None or affinities.sides.features != wanted.sides.features:
+        if affinities is None or not affinities.sides.same(wanted.sides):
             affinities = wanted
         affinities.half_life_ms = wanted.half_life_ms
         channels = ItemChannels.warm(bundle, recipe.channels)

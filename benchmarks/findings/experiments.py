@@ -105,6 +105,13 @@ COUNTS_RUN = "fused/live counts as well"
 STAGED = ("fused", "prerank", "two_tower", "sequence", "item_cf", "swing", "popularity", "own_items")
 
 BLENDED = tuple(channel for channel in STAGED if channel != "prerank")
+MET_RUN = "prerank/what was met as well"
+MET_COUNTS_RUN = "prerank/what was met as well, beside live counts"
+MET: Mapping[str, Any] = {
+    "update.prerank": True,
+    "update.prerank_met": ["impression"],
+    "profiles.history_kinds": ["click", "long_view", "impression"],
+}
 CHANNELS_ALONE: Mapping[str, Any] = {"update.blend_counts": False}
 
 INTERVALS = {KUAIRAND: ("1d", "6h", "1h", "10m", "1m")}
@@ -176,12 +183,17 @@ def _fused(data: str) -> tuple[Experiment, ...]:
 
 
 def _prerank(data: str) -> tuple[Experiment, ...]:
-    """The first of that ranking, ordered again in the same run."""
-    return (
-        Experiment(
-            "prerank/after it", data, STAGED, (SHOWN,), seeds=SEEDS, against=FUSED_RUN, shown="prerank"
-        ),
+    """The first of that ranking, ordered again in the same run; and by what users met as well, where the data
+    say what was shown, against that order and against one that reads live counts itself.
+    """
+    after = Experiment(
+        "prerank/after it", data, STAGED, (SHOWN,), seeds=SEEDS, against=FUSED_RUN, shown="prerank"
     )
+    if data != KUAIRAND:
+        return (after,)
+    before = replace(after, name="prerank/before what was met", changes=MET, against="", shown="fused")
+    met = replace(before, name=MET_RUN, against=before.name, shown="prerank")
+    return (after, before, met, replace(met, name=MET_COUNTS_RUN, against=COUNTS_RUN))
 
 
 def _rejects(data: str) -> tuple[Experiment, ...]:

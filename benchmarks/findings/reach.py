@@ -63,11 +63,16 @@ def earlier(targets: Targets, rows: np.ndarray) -> np.ndarray:
 
 
 def records(runs: Sequence[Run], before: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of the first seed of every data set's fused run that is done; known ones are not made again."""
+    """Of the first seed of every data set's fused run that is done; known ones are not made again, and stay
+    where the run itself is elsewhere.
+    """
     known = {one["key"]: one for one in before}
     found = []
     for run in runs:
-        if run.experiment.name == FUSED_RUN and run.seed == 0 and run.done:
-            made = {"data": run.data.name, "key": run.key, "seed": run.seed}
-            found.append(known.get(run.key) or {**made, "records": reach(run)})
+        if run.experiment.name != FUSED_RUN or run.seed != 0:
+            continue
+        if run.key in known:
+            found.append(known[run.key])
+        elif run.done:
+            found.append({"data": run.data.name, "key": run.key, "seed": run.seed, "records": reach(run)})
     return found

@@ -5,27 +5,30 @@ a strategy's version had published.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from deploy.backtest.targets import Targets
-from models.affinities import Affinities, Askers, Sides
+from models.affinities import MET, Affinities, Askers, Sides
 from models.arrays import Float32Array, Int64Array
 from models.item_signals import NAMES, ItemSignals
+from models.met_items import MetItems
 from models.moments import Moments
 
 
 class MomentSignals:
-    """Counts are read as of each moment, so that all events can be counted at once: what comes later is not
-    seen. A request's own events are not before it: neither what it showed nor what came of it.
+    """Counts, and what users met, are read as of each moment, so that all events can be taken in at once:
+    what comes later is not seen. A request's own events are not before it: neither what it showed nor what
+    came of it.
     """
 
     def __init__(self, events: pa.Table, targets: Targets, positives: Sequence[str], sides: Sides) -> None:
         """sides: of the affinities."""
         self._counts = ItemSignals(tuple(positives))
         self._counts.observe(events)
+        self._met = MetItems(events, sides.met)
         self._entries = self._counts.entries(targets.item_keys)
         self._item_keys, self._asked_ms = targets.item_keys, targets.asked_ms
         self._read = Affinities()
@@ -36,7 +39,11 @@ class MomentSignals:
         """Of the targets `rows` int64[n], the first of the moments; affinities: as a version has them."""
         if affinities is not self._read:
             self._read, self._places = affinities, affinities.places(self._item_keys)
-        return BlockSignals(self, affinities, self._places, affinities.askers(moments), self._asked_ms[rows])
+        asked_ms = self._asked_ms[rows]
+        asking = np.concatenate([asked_ms, moments.ts_ms[len(rows) :]])  # the others fill the block up
+        met = self._met.before(moments.user_id, asking)
+        askers = affinities.askers(replace(moments, ts_ms=asking, histories={MET: met}))
+        return BlockSignals(self, affinities, self._places, askers, asked_ms)
 
     def counts(self, codes: Int64Array, asked_ms: int) -> Float32Array:
         """float32[N, counts] of the items `codes` int64[N]."""

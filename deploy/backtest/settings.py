@@ -125,7 +125,15 @@ def settings_of(
         models[name] = given.model_copy(update=changes)
     half_life_ms = round(config.update.popularity_half_life_h * 3_600_000)
     return Settings(
-        recipe=Recipe(models, features, tuple(positives), half_life_ms, item_channels, PRERANK in channels),
+        recipe=Recipe(
+            models,
+            features,
+            tuple(positives),
+            half_life_ms,
+            item_channels,
+            PRERANK in channels,
+            config.update.prerank_met,
+        ),
         channels=tuple(dict.fromkeys(channels)),
         blended=blended,
         day_timezone=zone,

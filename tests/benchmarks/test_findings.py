@@ -4,6 +4,7 @@ import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.findings import comparisons, configuration, figures, results, tables
+from benchmarks.findings import comparisons, configuration, figures, reach, results, tables
 from benchmarks.findings.comparisons import Pair, Side, pairs_of
 from benchmarks.findings.data import COMPLETEJOURNEY, KUAIRAND, MOVIETWEETINGS, NAMES, DataSet, found
-from benchmarks.findings.experiments import CLAIMS, EXPERIMENTS, MODELS, SHOWN, Experiment, chosen
+from benchmarks.findings.experiments import CLAIMS, EXPERIMENTS, FUSED_RUN, MODELS, SHOWN, Experiment, chosen
 from benchmarks.findings.hits import Hits, condense
 from benchmarks.findings.runner import Ended, missing, run_all
 from benchmarks.findings.runs import Limits, Run, run_of, runs_of
@@ -370,3 +371,11 @@ def test_readme_lists_every_model() -> None:
     text = tables.readme_models(results.read())
     for row in range(1, 9):
         assert f"| A{row} |" in text
+
+
+def test_where_targets_stood_stays_known_where_the_run_is_elsewhere() -> None:
+    """As when runs of another group are collected from a folder of their own."""
+    fused: Any = SimpleNamespace(experiment=SimpleNamespace(name=FUSED_RUN), seed=0, key="k", done=False)
+    known = [{"data": "kuairand", "key": "k", "seed": 0, "records": []}, {"key": "other"}]
+    assert reach.records([fused], known) == known[:1]
+    assert reach.records([fused], known[1:]) == []

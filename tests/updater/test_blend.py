@@ -196,7 +196,7 @@ def test_requests_begin_with_their_first_event_of_any_kind() -> None:
     hashes = hash_keys(pa.array(["r", "s", "t"]))
     asked_ms = signals.asked_ms(np.array([*hashes, -3]), np.array([30, 19, 45, 40]))
     assert asked_ms.tolist() == [10, 19, 45, 40]
-    signals.ask(pa.array(["#1", "#2", "#3"]), moments_in("s", 2))
+    signals.ask(pa.array(["#1", "#2", "#3"]), moments_in("s", 2), np.zeros(2, np.int64))
     items = np.arange(3)
     assert not signals.of(items, 0, 10).any()
     counts = np.expm1(signals.of(items, 1, 41)[:, [3, 7]])  # taken and shown, by the longest half-life
@@ -229,7 +229,7 @@ def test_affinities_are_those_of_the_last_interval_that_had_ended() -> None:
     signals = RequestSignals(pa.concat_tables([before, *hours]), ("click",), counts[0], [stretch])
     assert signals.named == (*NAMES, "lift by context.scene")
     keys = pa.array(["#1", "#2", "#3"])
-    signals.ask(keys, moments_in("s", 3))
+    signals.ask(keys, moments_in("s", 3), np.zeros(3, np.int64))
     for moment, asked_ms in enumerate((HOUR - 1, HOUR, 3 * HOUR)):
         published = counts[1].published()
         askers = published.askers(moments_in("s", 1))
