@@ -15,8 +15,10 @@ import pyarrow as pa
 from models import frozen_ids_kernels as kernels
 from models.arrays import Float32Array, Int32Array, Int64Array, Tensors, UInt8Array
 from models.key_bytes import key_buffers, keys_from_buffers
+from models.pacing import rest
 
 _A = TypeVar("_A", bound=np.ndarray[Any, Any])
+_FILLED_AT_ONCE = 1 << 13
 _NO_ROWS: Int32Array = np.empty(0, np.int32)
 STATE = ("key_bytes", "key_offsets", "row")
 """The arrays of IdTable.state() that from_state() reads."""
@@ -40,10 +42,13 @@ class FrozenIds:
         self._bits = np.uint64(n.bit_length())
         self.row_capacity = int(rows.max(initial=0)) + 1 if len(rows) else n
         slots = np.zeros(2 * n + 2, np.uint32)
-        wrong = kernels.fill(slots, self._bits, self._arena, self._offsets, gaps)
-        if wrong >= 0:
-            key = self.keys_of(np.array([wrong]))[0].as_py()
-            raise ValueError(f"keys: row {wrong} ({key!r}) is empty or a repetition")
+        for begin in range(0, n, _FILLED_AT_ONCE):
+            end = begin + _FILLED_AT_ONCE
+            wrong = kernels.fill(slots, self._bits, self._arena, self._offsets, gaps, begin, end)
+            if wrong >= 0:
+                key = self.keys_of(np.array([wrong]))[0].as_py()
+                raise ValueError(f"keys: row {wrong} ({key!r}) is empty or a repetition")
+            rest()
         self._slots = read_only(slots)
 
     @classmethod

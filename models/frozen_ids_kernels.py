@@ -51,18 +51,26 @@ def _find(
 
 
 @compiled
-def fill(slots: UInt32Array, bits: np.uint64, arena: UInt8Array, key_offsets: Int32Array, gaps: bool) -> int:
-    """Put all entries into empty `slots`; -1, or the first entry whose key is a repetition, or empty where
-    that is no gap.
+def fill(
+    slots: UInt32Array,
+    bits: np.uint64,
+    arena: UInt8Array,
+    key_offsets: Int32Array,
+    gaps: bool,
+    begin: int,
+    end: int,
+) -> int:
+    """Put the entries from `begin` to `end` beside those before them into `slots`; -1, or the first entry
+    whose key is a repetition, or empty where that is no gap.
     """
-    for entry in range(len(key_offsets) - 1):
-        start, end = np.int64(key_offsets[entry]), np.int64(key_offsets[entry + 1])
-        if start == end:
+    for entry in range(begin, min(end, len(key_offsets) - 1)):
+        start, stop = np.int64(key_offsets[entry]), np.int64(key_offsets[entry + 1])
+        if start == stop:
             if gaps:
                 continue
             return entry
-        hashed = hash_bytes(arena, start, end)
-        found, slot = _find(arena, start, end, hashed, bits, slots, arena, key_offsets)
+        hashed = hash_bytes(arena, start, stop)
+        found, slot = _find(arena, start, stop, hashed, bits, slots, arena, key_offsets)
         if found >= 0:
             return entry
         slots[slot] = _tag(hashed, bits) | np.uint64(entry + 1)

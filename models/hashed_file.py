@@ -16,8 +16,9 @@ from typing import IO, Any
 import numpy as np
 from blake3 import blake3
 
+from models.pacing import BLOCK_BYTES, rest
+
 DIGEST = "blake3"
-_BLOCK_BYTES = 1 << 24
 _DIGESTS: Mapping[str, Any] = {DIGEST: blake3, "sha256": hashlib.sha256}
 
 
@@ -64,10 +65,11 @@ class HashedFile:
 def digest_of(path: Path, name: str = DIGEST) -> str:
     """Hex of what a file holds, by the digest of this name. Raises OSError.
 
-    In few calls: where other threads work, each waits for the interpreter lock, and makes them wait after it.
+    At the thread's pace.
     """
-    digest, block = _DIGESTS[name](), np.empty(_BLOCK_BYTES, np.uint8).data  # not filled with zeros before
+    digest, block = _DIGESTS[name](), np.empty(BLOCK_BYTES, np.uint8).data  # not filled with zeros before
     with path.open("rb", buffering=0) as file:
         while read := file.readinto(block):
             digest.update(block[:read])
+            rest()
     return str(digest.hexdigest())

@@ -78,6 +78,12 @@ class ServingConfig(BaseModel):
     poll_interval_s: float = Field(
         1.0, gt=0, description="How often the pointer is read when no notice arrives."
     )
+    loading_share: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="Share of a core that loading a version takes while another one is served.",
+    )
     retry_interval_s: float = Field(10.0, ge=0, description="Pause before a refused version is tried again.")
     max_body_bytes: int = Field(4_194_304, gt=0, description="Largest request body that is read.")
     audit_file: Path | None = Field(

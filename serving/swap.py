@@ -6,6 +6,7 @@ chain or a cumulative one, what cannot be loaded is refused, counted, and tried 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,6 +16,7 @@ from dataclasses import replace
 
 from models.artifact import ArtifactError
 from models.index import set_search_threads
+from models.pacing import paced
 from models.pointer import Pointer, PointerStore
 from models.registry import DeltaRef, MissingDelta, Registry
 from serving.attributes import ItemAttributes
@@ -103,7 +105,8 @@ class Swapper:
             return False
         began = time.perf_counter()
         try:
-            snapshot = self.load(pointer, current)
+            with paced(self.config.loading_share) if current else contextlib.nullcontext():
+                snapshot = self.load(pointer, current)
         except (
             Exception
         ) as error:  # whatever is wrong with a version, the watcher lives on and the old one serves
