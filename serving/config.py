@@ -79,7 +79,7 @@ class ServingConfig(BaseModel):
         1.0, gt=0, description="How often the pointer is read when no notice arrives."
     )
     loading_share: float = Field(
-        0.3,
+        0.15,
         gt=0,
         le=1,
         description="Share of a core that loading a version takes while another one is served.",
