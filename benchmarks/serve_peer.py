@@ -22,6 +22,7 @@ from benchmarks.bundles import MODEL
 from models.arrays import Float32Array
 from models.artifact import Artifact, open_artifact
 from models.bundle import index_file, items_file, model_file
+from models.index_bytes import read_index
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -60,7 +61,7 @@ def app_of(bundle: Artifact, histories: np.ndarray) -> Callable[[Scope, Receive,
     entry = bundle.manifest["models"][MODEL]["index"]
     parameters = None
     if bundle.has(index_file(MODEL)):
-        index = faiss.read_index(str(bundle.path(index_file(MODEL))))
+        index = read_index(bundle.path(index_file(MODEL)))
         if entry["kind"] == "hnsw":
             parameters = faiss.SearchParametersHNSW(efSearch=max(entry["effort"], 100))
         else:

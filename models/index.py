@@ -22,8 +22,8 @@ from models.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from models.artifact import Artifact, ArtifactError, Content, pack_keys, unpack_keys
 from models.bitmap import is_set
 from models.bundle import index_file, items_file
+from models.index_bytes import index_bytes, read_index
 from models.index_graphs import build_hnsw, build_ivf, build_lifted_hnsw
-from models.index_read import read_index
 
 Kind = Literal["exact", "hnsw", "ivf"]
 faiss: Any = _faiss  # its type stubs do not describe the Python layer
@@ -207,7 +207,7 @@ def item_files(
         }
     }
     if base.kind != "exact":
-        files[index_file(model)] = faiss.serialize_index(base.index).data
+        files[index_file(model)] = index_bytes(base.index).data
     entry = {
         "kind": base.kind,
         "items": len(base),
