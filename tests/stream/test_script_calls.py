@@ -61,9 +61,12 @@ def test_every_kind_of_error_is_of_its_caller_only(store):
 
 def test_everybody_has_keys_and_words_of_their_own(store):
     async def asked(calls):
-        return await asyncio.gather(calls(["a", "b"], [1]), calls(["c"], [2, 3, 4]), calls(["d"], [5]))
+        return await asyncio.gather(
+            calls(["a", "b"], [1]), calls(["c"], [2, 3, 4]), calls(["d"], [5]), calls(["ü"], ["€"])
+        )
 
-    assert [one[:2] for one in run(store, asked)] == [[b"a", b"1"], [b"c", b"2"], [b"d", b"5"]]
+    expected = [[b"a", b"1"], [b"c", b"2"], [b"d", b"5"], ["ü".encode(), "€".encode()]]
+    assert [one[:2] for one in run(store, asked)] == expected
 
 
 def test_who_gives_up_leaves_the_answers_of_the_others(store):
