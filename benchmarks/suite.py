@@ -50,6 +50,12 @@ SUITE = (
         },
     ),
     Measurement(
+        "train:dssm",
+        ("train.dssm.100k", "train.dssm_in_batch.100k"),
+        full={"items": 100_000, "samples": 65_536, "peer_samples": 8192, "rounds": 3},
+        quick={"items": 20_000, "samples": 2048, "peer_samples": 0, "rounds": 1},
+    ),
+    Measurement(
         "train:two_tower",
         ("train.two_tower.1m",),
         full={"items": 1_000_000, "samples": 65_536, "rounds": 3},
@@ -116,10 +122,22 @@ SUITE = (
         quick={**FEW_SERVED, "queries": 200},
     ),
     Measurement(
+        "search:beside_scann",
+        ("search.scann",),
+        full={**SERVED, "queries": 1000, "peer_queries": 256},
+        quick={**FEW_SERVED, "queries": 200, "peer_queries": 0},
+    ),
+    Measurement(
         "serve:served",
         ("serve.recall.1m", "serve.rate.1m", "serve.p99_over_p50"),
         full={**SERVED, "requests": 10_000, "recalled": 500, "rounds": 5},
         quick={**FEW_SERVED, "requests": 1000, "recalled": 50, "rounds": 1},
+    ),
+    Measurement(
+        "tower:towers",
+        ("serve.tower", "serve.tower.8"),
+        full={"calls": 5000, "peer_calls": 5000, "rounds": 5},
+        quick={"calls": 500, "peer_calls": 0, "rounds": 2},
     ),
     Measurement(
         "swap:swapped",
