@@ -80,6 +80,12 @@ SUITE = (
         quick={"events": 20_000, "users": 2_000, "items": 10_000, "rounds": 1},
     ),
     Measurement(
+        "archived:archived",
+        ("intake.archived",),
+        full={"events": 1_000_000, "batch": 10_000, "rounds": 3},
+        quick={"events": 50_000, "batch": 10_000, "rounds": 1},
+    ),
+    Measurement(
         "lookup:lookups",
         ("ids.lookup", "ids.lookup.strings"),
         full={"keys": 1_000_000, "asked": 500_000},
@@ -170,6 +176,12 @@ SUITE = (
         ("publish.delta_live_s",),
         full={**SERVED, "changed_users": 1_000_000, "changed_items": 100_000, "rounds": 3},
         quick={**FEW_SERVED, "changed_users": 20_000, "changed_items": 10_000, "rounds": 1},
+    ),
+    Measurement(
+        "update:visible",
+        ("update.visible",),
+        full={**SERVED, "changed": 10_000, "rounds": 7},
+        quick={**FEW_SERVED, "changed": 1_000, "rounds": 2},
     ),
     Measurement(
         "serve:startup",
