@@ -62,6 +62,24 @@ SUITE = (
         quick={"items": 100_000, "samples": 2048, "rounds": 1},
     ),
     Measurement(
+        "train:rows",
+        ("train.rows.10m",),
+        full={"sizes": (1_000_000, 10_000_000), "samples": 131_072, "rounds": 3},
+        quick={"sizes": (20_000, 200_000), "samples": 4096, "rounds": 1},
+    ),
+    Measurement(
+        "pipeline:share",
+        ("train.pipeline",),
+        full={"items": 1_000_000, "samples": 131_072, "rounds": 3},
+        quick={"items": 50_000, "samples": 4096, "rounds": 1},
+    ),
+    Measurement(
+        "train:beside_busy",
+        ("train.threads.busy",),
+        full={"items": 100_000, "samples": 16_384, "neighbours": 2, "rounds": 3},
+        quick={"items": 5_000, "samples": 1024, "neighbours": 2, "rounds": 1},
+    ),
+    Measurement(
         "train:incremental",
         ("update.incremental",),
         full={"items": 1_000_000, "samples": 16_384, "rounds": 5},
@@ -200,6 +218,12 @@ SUITE = (
         ("growth.users",),
         full={"sizes": (100_000, 1_000_000, 10_000_000), "events": 20_000, "rounds": 5},
         quick={"sizes": (2_000, 20_000, 200_000), "events": 2_000, "rounds": 2},
+    ),
+    Measurement(
+        "growth:history",
+        ("growth.history", "growth.history.request"),
+        full={"lengths": (10, 50, 200, 1000), "items": 100_000, "samples": 4096, "calls": 2000, "rounds": 5},
+        quick={"lengths": (10, 50, 200), "items": 5_000, "samples": 512, "calls": 200, "rounds": 1},
     ),
     Measurement(
         "growth:items",

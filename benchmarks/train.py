@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from models.learner import Learner, ModelConfig
 from models.products import in_bfloat16
 from models.samplers import UnigramSampler
 from models.samples import Samples
+from updater.config import UpdateConfig
 
 THREADS = 1
 # The history pools the rows of the target side and no user has a row, as in the peers: one table to learn.
@@ -114,6 +116,52 @@ def incremental(items: int, samples: int, rounds: int) -> list[Result]:
     return [Result("update.incremental", ours, "events/s", plain.NAME, *others, params, given.sha256)]
 
 
+def rows(sizes: Sequence[int], samples: int, rounds: int) -> list[Result]:
+    """One pass of YoutubeDNN over the most rows against one over the fewest, one thread. Items are drawn
+    uniformly: no row is likelier in a cache than another.
+    """
+    runs = [_uniform_pass(size, samples) for size in sizes]
+    of_sizes = rates(samples, *runs, rounds=rounds)
+    curve = {str(size): round(rate) for size, rate in zip(sizes, of_sizes, strict=True)}
+    params = {**_params(YOUTUBE_DNN), "samples_per_s": curve}
+    return [Result("train.rows.10m", of_sizes[-1] / of_sizes[0], "", params=params)]
+
+
+def _uniform_pass(items: int, samples: int) -> Callable[[], object]:
+    given = data.Histories.drawn(samples, items, draw=data.uniform)
+    learner, drawn = _prepared(YOUTUBE_DNN, given)
+    return lambda: [learner.train_full(drawn)]
+
+
+def beside_busy(items: int, samples: int, neighbours: int, rounds: int) -> list[Result]:
+    """A full retrain's pass on the threads that are configured by default, over the better of one and two,
+    while other processes keep as many cores busy.
+    """
+    given, configured = data.Histories.drawn(samples, items), UpdateConfig().retrain_threads
+    learner, drawn = _prepared(YOUTUBE_DNN, given)
+
+    def on(threads: int) -> list[float]:
+        torch.set_num_threads(threads)
+        try:
+            return [learner.train_full(drawn)]
+        finally:
+            torch.set_num_threads(THREADS)
+
+    tried = sorted({1, 2, configured})
+    with contextlib.ExitStack() as stack:
+        for _ in range(neighbours):
+            stack.enter_context(Worker("benchmarks.busy"))
+        of_each = rates(samples, *(partial(on, threads) for threads in tried), rounds=rounds)
+    by_threads = dict(zip(tried, of_each, strict=True))
+    value = by_threads[configured] / max(by_threads[1], by_threads[2])
+    params = {
+        **_params(YOUTUBE_DNN),
+        "threads": configured,
+        "samples_per_s": {str(threads): round(rate) for threads, rate in by_threads.items()},
+    }
+    return [Result("train.threads.busy", value, "", params=params, data_sha256=given.sha256)]
+
+
 def _beside_torch(
     given: data.Histories,
     config: ModelConfig,
@@ -155,7 +203,8 @@ def _prepared(config: ModelConfig, given: data.Histories) -> tuple[Learner, Samp
     """A model that has seen every item and every history, and the samples of what comes next."""
     torch.set_num_threads(THREADS)
     learner, catalogue = Learner.fresh(config), CatalogueColumns()
-    learner.observe(given.past, catalogue)
+    for part in given.pasts():
+        learner.observe(part, catalogue)
     return learner, learner.prepare(given.following, catalogue)
 
 

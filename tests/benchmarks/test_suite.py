@@ -35,6 +35,9 @@ TINY: dict[str, dict[str, Any]] = {
     "train:youtube_dnn": {"items": 300, "samples": 64, "peer_samples": 0, "rounds": 1},
     "train:dssm": {"items": 300, "samples": 64, "peer_samples": 0, "rounds": 1},
     "train:two_tower": {"items": 300, "samples": 64, "rounds": 1},
+    "train:rows": {"sizes": (300, 600), "samples": 64, "rounds": 1},
+    "pipeline:share": {"items": 300, "samples": 64, "rounds": 1},
+    "train:beside_busy": {"items": 300, "samples": 64, "neighbours": 1, "rounds": 1},
     "train:incremental": {"items": 300, "samples": 64, "rounds": 1},
     "intake:taken_in": {"single": 200, "packed": 500, "rounds": 1},
     "intake:path": {"events": 500, "users": 50, "items": 100, "rounds": 1},
@@ -63,6 +66,7 @@ TINY: dict[str, dict[str, Any]] = {
     "update:visible": {**SERVED, "changed": 20, "rounds": 1},
     "serve:startup": {**SERVED, "rounds": 1},
     "growth:users": {"sizes": (20, 40), "events": 50, "rounds": 1},
+    "growth:history": {"lengths": (3, 9), "items": 200, "samples": 64, "calls": 3, "rounds": 1},
     "growth:items": {"sizes": (150, 300), "queries": 3, "rounds": 1},
 }
 
@@ -283,6 +287,18 @@ async def _post(app: Any, body: dict[str, Any]) -> Any:
 
     await app({"type": "http"}, receive, send)
     return json.loads(sent[1]["body"])
+
+
+def test_a_past_in_parts_is_the_past_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = data.Histories.drawn(4, 30, length=3, draw=data.uniform)
+    who = np.concatenate([np.full(30, -1), np.tile(np.arange(4), 3)])
+    whole = data.clicks(who, np.concatenate([np.arange(30), given.history.T.ravel()]))
+    assert given.past.equals(whole)
+    monkeypatch.setattr(data, "PART", 7)
+    parts = list(given.pasts())
+    assert [len(part) for part in parts] == [7] * 6
+    assert given.past.combine_chunks().equals(whole.combine_chunks())
+    assert given.following["ts_ms"][0].as_py() == whole["ts_ms"][-1].as_py() + 1000
 
 
 def test_generated_data_is_the_same_every_time() -> None:
