@@ -3,15 +3,16 @@
 python -m benchmarks.peers.scann_search DATA.npz OPTIONS   (by benchmarks/search.py, in its own environment)
 
 items float32[N, D]; asked and tuning float32[n, D] queries, with their exact best items asked_best and
-tuning_best int[n, k]. As its documentation has it for so many items: a tree of partitions, asymmetric
-hashing with anisotropic quantisation, rescored by the vectors themselves; four times the partitions that it
-advises, which is the faster here. How many partitions and candidates a search looks at is the fastest of GRID
-that finds the given share of the best items of the tuning queries.
+tuning_best int[n, k]. As its documentation has it for so many items: a tree of partitions, about the
+root of their number, asymmetric hashing with anisotropic quantisation, rescored by the vectors themselves.
+How many partitions and candidates a search looks at is the fastest of GRID that finds the given share of the
+best items of the tuning queries.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from typing import Any
@@ -21,9 +22,9 @@ import scann
 
 from benchmarks.worker import work
 
-PER_LEAF, TRAINED_ON, THRESHOLD = 250, 250_000, 0.2
-GRID = [(leaves, reorder) for leaves in (8, 16, 32, 64, 96, 128, 160, 192, 256, 384, 512)
-        for reorder in (150, 200, 300, 500, 1000)]  # fmt: skip
+TRAINED_ON, THRESHOLD = 250_000, 0.2
+GRID = [(leaves, reorder) for leaves in (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512)
+        for reorder in (150, 200, 250, 300, 400, 500, 700, 1000)]  # fmt: skip
 
 
 class Search:
@@ -31,7 +32,7 @@ class Search:
 
     def __init__(self, items: Any, k: int) -> None:
         began = time.perf_counter()
-        leaves = max(1, len(items) // PER_LEAF)
+        leaves = max(1, math.isqrt(len(items)))
         self._index = (
             scann.scann_ops_pybind.builder(items, k, "dot_product")
             .set_n_training_threads(1)
