@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Int64Array
-from models.few_users import dense_layer, to_unit_length, weighted_sums
+from models.few_users import to_unit_length, weighted_sums
 from models.frozen_ids import FrozenIds, read_only
 from models.graph_walk import GraphWalk
 from models.index import IndexConfig, build_index
@@ -20,6 +20,7 @@ from models.item_start import similar_means
 from models.item_to_item import ItemToItem, ItemToItemConfig
 from models.items_json import items_json
 from models.key_bytes import key_buffers, texts_at
+from models.layer_kernels import packed, perceptron
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
 from models.moments import Moments
 from models.neighbours import Neighbours
@@ -69,8 +70,8 @@ def precompile() -> None:
     ids = FrozenIds.of_unique(keys.unique())
     ids.lookup(keys)
     ids.read_rows(keys, read_only(published), np.empty((_EVENTS, 4), np.float32))
-    dense_layer(published, np.zeros((4, 4), np.float32), published[1], relu=True)
-    weighted_sums(published[0], published, np.array([0, 4]), published[:1])
+    perceptron(published, *packed([(published[:4], published[4]), (published[:4], None)]))
+    weighted_sums(published[0], published, np.array([0, 4]), published[:1], 0)
     to_unit_length(published, 1.0)
     data, offsets = key_buffers(keys)
     for of_bundle in (False, True):  # whose keys cannot be written
