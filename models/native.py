@@ -63,5 +63,7 @@ def _prefetch(typing: Any, data: Any, at: Any) -> tuple[Any, Callable[..., Any]]
 
 prefetch = cast(Callable[[Any, Index], None], intrinsic(_prefetch))
 """Begin to fetch the cache line of a contiguous array's element `at` (flat); any `at` is harmless."""
-FLOATS_OF_A_LINE = 16
-"""float32 of a cache line."""
+LINE_BYTES = 64
+"""Of a cache line."""
+FLOATS_OF_A_LINE = LINE_BYTES // 4
+"""float32 of one."""

@@ -19,11 +19,12 @@ from models.architecture import (
     feature_sides,
     restore_weights,
 )
-from models.arrays import Float32Array, Int64Array, Tensors
+from models.arrays import Float16Array, Float32Array, Int64Array, Tensors
 from models.encoding import encode_items, encode_queries, popularity_codes
 from models.features import FeatureColumns
 from models.few_users import FewUsers
 from models.frozen_ids import STATE, FrozenIds, read_only
+from models.half_rows import rows_part
 from models.key_bytes import key_array
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
@@ -68,7 +69,7 @@ class PublishedModel:
     _request_features: FeatureColumns
     _item_features: FeatureColumns
     _ids: Mapping[str, FrozenIds]
-    _rows: Mapping[str, Float32Array]
+    _rows: Mapping[str, Float32Array | Float16Array]
     _overlays: Mapping[str, _Overlay]
     _few_users: FewUsers | None
 
@@ -84,9 +85,10 @@ class PublishedModel:
         model.requires_grad_(False)
         model.eval()
         ids: dict[str, FrozenIds] = {}
-        rows: dict[str, Float32Array] = {}
+        rows: dict[str, Float32Array | Float16Array] = {}
         for table in row_widths(config, features):
-            file = f"models/{name}/table.{table}.safetensors"
+            part = rows_part(table, files.manifest["models"][name])
+            file = f"models/{name}/{part}.safetensors"
             if ids_name(table) == table:
                 ids[table] = FrozenIds.from_state(ids_state(files.tensors(file, _STATE)))
             if table == "item" and not config.shared_items:  # read for new items only, by no request
@@ -140,7 +142,7 @@ class PublishedModel:
         for table in sorted({*rows, *tombstones}):
             if table not in self._rows:
                 raise KeyError(f"delta: no table {table!r}; the model has {', '.join(self._rows)}")
-            cold = self._rows[table][:1]
+            cold = np.asarray(self._rows[table][:1], np.float32)
             removed = tombstones.get(table, pa.array([], pa.string()))
             keys, values = rows.get(table, (pa.array([], pa.string()), cold[:0]))
             if values.shape != (len(keys), cold.shape[1]):

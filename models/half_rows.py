@@ -1,0 +1,56 @@
+"""Rows of users and items in half precision, for serving: files of their own, half as large, beside those
+that training goes on from. So training loses nothing, and servers need not even read its files.
+
+A value moves by 1/2048 of itself at most, below 6e-5 by 3e-8 (IEEE 754 binary16, to the nearest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from models.arrays import Float16Array, Float32Array, Tensors
+from models.bundle import model_file
+from models.frozen_ids import STATE
+from models.table_names import ids_name
+
+Precision = Literal["float32", "float16"]
+TABLES = ("user", "item", "history_item")
+"""Tables that grow with users and items; those of features stay as they are."""
+
+
+def rows_part(table: str, entry: Mapping[str, Any]) -> str:
+    """The part of a bundle that servers read a table from; entry: of the model in the manifest."""
+    return f"served.{table}" if entry.get("rows") == "float16" and table in TABLES else f"table.{table}"
+
+
+def half_rows(model: str, files: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    """Files of a model's state -> further ones, for serving: "weights" float16[rows, E], and "ids.*" of
+    tables with IDs of their own as models/frozen_ids.py reads them. ValueError where a row does not fit in.
+    """
+    halves = {}
+    for table in TABLES:
+        held = files.get(model_file(model, f"table.{table}"))
+        if held is None:
+            continue
+        part: Tensors = {"weights": _halved(held["weights"], f"model {model}: table {table}")}
+        if ids_name(table) == table:
+            part |= {f"ids.{name}": held[f"ids.{name}"] for name in STATE}
+            part["ids.row"] = part["ids.row"].astype(np.int32)
+        halves[model_file(model, f"served.{table}")] = part
+    return halves
+
+
+def _halved(rows: Float32Array, where: str) -> Float16Array:
+    with np.errstate(over="ignore"):  # told below
+        halves = rows.astype(np.float16)
+    fitting = np.isfinite(halves).all(1)
+    if not fitting.all():
+        row = int(np.argmin(fitting))
+        raise ValueError(
+            f"{where}: row {row}: expected numbers within 65,504, as float16 holds them, got "
+            f"{np.abs(rows[row]).max():g}; lower lr_rows, or set update.rows_precision to float32"
+        )
+    return halves
