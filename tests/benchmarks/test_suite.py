@@ -60,6 +60,14 @@ TINY: dict[str, dict[str, Any]] = {
     "serve:startup": {**SERVED, "rounds": 1},
     "growth:users": {"sizes": (20, 40), "events": 50, "rounds": 1},
     "growth:items": {"sizes": (150, 300), "queries": 3, "rounds": 1},
+    "large:served": {
+        "items": 2_000,
+        "users": 5_000,
+        "ivf_from": 100,
+        "changed_users": 50,
+        "connections": 2,
+        "steady_s": 0.1,
+    },
 }
 
 
