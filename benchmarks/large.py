@@ -18,15 +18,23 @@ from benchmarks.serve import K
 from benchmarks.swap import Peak, Seen, Span
 from benchmarks.system import running
 from benchmarks.worker import Worker
+from models.index import IndexConfig
 
 MB = 1_000_000
 
 
 def served(
-    items: int, users: int, ivf_from: int, changed_users: int, connections: int, steady_s: float
+    items: int,
+    users: int,
+    ivf_from: int,
+    changed_users: int,
+    connections: int,
+    steady_s: float,
+    threads: int,
 ) -> list[Result]:
     """Rows of half precision: a bundle, a delta of changed users and another whole bundle, each loaded by the
     server, the last two while it is asked by `connections`; steady_s lies before, between and after them.
+    threads: of the making of the index.
 
     growth.large.memory is what the swap has in memory where nothing has to give way, both bundles and what
     the server holds for itself; its limit is the machine's memory. What the kernel then did without is in the
@@ -34,7 +42,8 @@ def served(
     """
     with tempfile.TemporaryDirectory() as name, running(Path(name)) as system:
         began = time.monotonic()
-        bundle, made = published_into(system.registry, items, users, ivf_from)
+        index = IndexConfig(ivf_from=ivf_from, threads=threads)
+        bundle, made = published_into(system.registry, items, users, index)
         made_s = time.monotonic() - began
         size = sum(path.stat().st_size for path in made.files.values() if isinstance(path, Path))
         system.start_empty(made)

@@ -26,7 +26,7 @@ BLOCK = 5000 * data.CLUSTER
 """Rows drawn at once; those of users repeat after so many."""
 
 
-def published_into(registry: Registry, items: int, users: int, ivf_from: int) -> tuple[str, Published]:
+def published_into(registry: Registry, items: int, users: int, index: IndexConfig) -> tuple[str, Published]:
     """Its id there, and the bundle, whose files are those: published again, they are copied."""
     rng = data.generator()
     learner = Learner.fresh(ModelConfig(popularity=(), own_items=0))
@@ -47,7 +47,7 @@ def published_into(registry: Registry, items: int, users: int, ivf_from: int) ->
         few = {**_ids(data.key_texts(asked)), "weights": of_users[np.concatenate([[0], asked + 1])]}
         tuned = Files({"models": {MODEL: entry}}, {**files, _served("user"): few})
         queries = PublishedModel.load(tuned, MODEL).queries(asking(histories, watermark_ms, apart)).flat
-        indexed, report = item_files(MODEL, item_keys, vectors, IndexConfig(ivf_from=ivf_from), queries)
+        indexed, report = item_files(MODEL, item_keys, vectors, index, queries)
         fields = BundleFields(watermark_ms=watermark_ms, models={MODEL: {**entry, "index": report}})
         files |= indexed
         files[_served("user")] = {**_ids(data.key_texts(np.arange(users))), "weights": of_users}

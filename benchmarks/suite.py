@@ -187,6 +187,7 @@ SUITE = (
             "changed_users": 1_000_000,
             "connections": 2,
             "steady_s": 5.0,
+            "threads": 2,
         },
         quick={
             "items": 20_000,
@@ -195,6 +196,7 @@ SUITE = (
             "changed_users": 2_000,
             "connections": 2,
             "steady_s": 0.5,
+            "threads": 1,
         },
     ),
 )

@@ -17,6 +17,7 @@ from models.frozen_ids import STATE
 from models.table_names import ids_name
 
 Precision = Literal["float32", "float16"]
+Rows = Float32Array | Float16Array
 TABLES = ("user", "item", "history_item")
 """Tables that grow with users and items; those of features stay as they are."""
 
@@ -35,7 +36,7 @@ def half_rows(model: str, files: Mapping[str, Tensors]) -> dict[str, Tensors]:
         held = files.get(model_file(model, f"table.{table}"))
         if held is None:
             continue
-        part: Tensors = {"weights": _halved(held["weights"], f"model {model}: table {table}")}
+        part: Tensors = {"weights": halved(held["weights"], f"model {model}: table {table}")}
         if ids_name(table) == table:
             part |= {f"ids.{name}": held[f"ids.{name}"] for name in STATE}
             part["ids.row"] = part["ids.row"].astype(np.int32)
@@ -43,7 +44,8 @@ def half_rows(model: str, files: Mapping[str, Tensors]) -> dict[str, Tensors]:
     return halves
 
 
-def _halved(rows: Float32Array, where: str) -> Float16Array:
+def halved(rows: Float32Array, where: str) -> Float16Array:
+    """float16[n, E] of rows float32[n, E]. Raises ValueError where one does not fit in."""
     with np.errstate(over="ignore"):  # told below
         halves = rows.astype(np.float16)
     fitting = np.isfinite(halves).all(1)

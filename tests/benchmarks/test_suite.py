@@ -67,6 +67,7 @@ TINY: dict[str, dict[str, Any]] = {
         "changed_users": 50,
         "connections": 2,
         "steady_s": 0.1,
+        "threads": 1,
     },
 }
 

@@ -88,26 +88,26 @@ def test_answers_are_those_of_rounded_rows_and_near_those_of_whole_ones(kind, op
 
 
 @pytest.mark.parametrize(("kind", "option"), MODELS)
-def test_rows_of_deltas_lie_over_it_as_they_are(kind, option):
+def test_rows_of_deltas_lie_over_it_in_its_precision(kind, option):
     """Twice, and what was removed falls back to the cold row, as it is served."""
     learner = trained(kind, FEW, **OPTIONS[option])
-    width = learner.config.id_dim
-    rng = np.random.default_rng(3)
+    rows = np.random.default_rng(3).standard_normal((3, learner.config.id_dim)).astype(np.float32)
 
-    def laid_over(files):
+    def laid_over(files, rows):
         model = PublishedModel.load(files(learner), "m")
-        first = pa.array(["u1", "u3", "later"]), rng.standard_normal((3, width)).astype(np.float32)
+        first = pa.array(["u1", "u3", "later"]), rows
         model = model.with_rows({"user": first}, {"user": pa.array(["u2"])})
-        return model.with_rows({"user": (pa.array(["u2", "u4"]), first[1][:2])}, {"user": pa.array(["u1"])})
+        return model.with_rows({"user": (pa.array(["u2", "u4"]), rows[:2])}, {"user": pa.array(["u1"])})
 
-    half = laid_over(HalfFiles)
-    rng = np.random.default_rng(3)
-    assert_same_answers(half, laid_over(RoundedFiles))
-    row = half._values_of("user", pa.array(["u1", "later", "nobody"]))
+    rounded = rows.astype(np.float16).astype(np.float32)
+    half, oracle = laid_over(HalfFiles, rows), laid_over(RoundedFiles, rounded)
+    assert half._overlays["user"].rows.dtype == np.float16
+    assert_same_answers(half, oracle)
     cold = learner.save()["table.user"]["weights"][0].astype(np.float16).astype(np.float32)
-    np.testing.assert_array_equal(row[[0, 2]], [cold, cold])
-    later = np.random.default_rng(3).standard_normal((3, width)).astype(np.float32)[2]
-    np.testing.assert_array_equal(row[1], later)  # not rounded
+    got = half._values_of("user", pa.array(["u1", "later", "u2", "nobody", "u4"]))
+    np.testing.assert_array_equal(got, [cold, rounded[2], rounded[0], cold, rounded[1]])
+    with pytest.raises(ValueError, match=r"table user: row 1: expected numbers within 65,504"):
+        laid_over(HalfFiles, rows * np.float32([[1], [1e9], [1]]))
 
 
 def test_tables_of_features_stay_as_they_are():
