@@ -51,17 +51,18 @@ def served(
         system.point(bundle)
         system.until_served(bundle)
         load_s = time.monotonic() - began
+        at_rest = memory(system.pid)
+        delta = system.registry.publish_delta(made.delta(bundle, 1, "user", changed_users))
+        versions = ((bundle, delta.sequence), (made.publish(system.registry, 1), 0))
         on = Path(name) / "load-on"
         on.touch()
-        at_rest, spans, read = memory(system.pid), list[Span](), [reads(system.pid)]
+        spans, read = list[Span](), [reads(system.pid)]
         private, whole = Peak(system.pid, private_bytes), Peak(system.pid)
         with private, whole, Worker("benchmarks.load") as load:
             asked = {"users": ASKED, "apart": made.apart, "k": K, "connections": connections}
             load.tell(url=system.url, while_there=str(on), **asked)
             time.sleep(steady_s)
-            delta = system.registry.publish_delta(made.delta(bundle, 1, "user", changed_users))
-            following = made.publish(system.registry, 1)
-            for version, sequence in ((bundle, delta.sequence), (following, 0)):
+            for version, sequence in versions:
                 read.append(reads(system.pid))
                 began = time.monotonic()
                 system.point(version, sequence)
