@@ -47,7 +47,7 @@ def published_into(registry: Registry, items: int, users: int, index: IndexConfi
         few = {**_ids(data.key_texts(asked)), "weights": of_users[np.concatenate([[0], asked + 1])]}
         tuned = Files({"models": {MODEL: entry}}, {**files, _served("user"): few})
         queries = PublishedModel.load(tuned, MODEL).queries(asking(histories, watermark_ms, apart)).flat
-        indexed, report = item_files(MODEL, item_keys, vectors, index, queries)
+        indexed, report = item_files(MODEL, item_keys, vectors, index, queries, half=True)
         fields = BundleFields(watermark_ms=watermark_ms, models={MODEL: {**entry, "index": report}})
         files |= indexed
         files[_served("user")] = {**_ids(data.key_texts(np.arange(users))), "weights": of_users}

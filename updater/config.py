@@ -45,8 +45,9 @@ class UpdateConfig(BaseModel):
     )
     rows_precision: Precision = Field(
         "float32",
-        description="Rows of users and items as servers hold them, those of deltas too. float16: full "
-        "retrains write them once more, half as large, for servers; training goes on from its own.",
+        description="Rows of users and items as servers hold them, those of deltas too, and vectors of items "
+        "beside inverted lists (index.ivf_from). float16: full retrains write the rows once more, half as "
+        "large, for servers; training goes on from its own.",
     )
     seed: int = Field(7, description="Seed of the daily shuffle; a model's own seed is in its section.")
     threads: int = Field(1, ge=1, description="Torch threads of the consumer's incremental steps.")

@@ -200,7 +200,8 @@ class FullRetrain:
         for place, (name, learner) in enumerate(state.learners.items()):
             progress("index", place, len(trained))
             keys, vectors = learner.item_vectors()
-            indexed, report = item_files(name, keys, vectors, self.index, trained[name].queries)
+            half = self.config.rows_precision == "float16"
+            indexed, report = item_files(name, keys, vectors, self.index, trained[name].queries, half)
             gates[name] = check_model(name, trained[name].loss, vectors, report)
             files |= indexed
             models[name] = {**learner.describe(), "index": report}
