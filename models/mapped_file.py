@@ -50,20 +50,19 @@ def map_file(path: Path) -> UInt8Array:
 
 
 def touch(data: UInt8Array) -> None:
-    """Read every page of mapped bytes, at the thread's pace; read_scattered() from then on. Does not hold the
-    interpreter lock.
-    """
+    """Read every page of it, at the thread's pace. Does not hold the interpreter lock."""
     for begin in range(0, len(data), BLOCK_BYTES):
         np.bitwise_or.reduce(data[begin : begin + BLOCK_BYTES : mmap.PAGESIZE], initial=0)
         rest()
-    read_scattered(data)
 
 
 def read_scattered(data: UInt8Array) -> None:
-    """Mapped bytes are read here and there: where a page was pushed out of memory, it comes back alone.
+    """Mapped bytes are read a row here and one there: where a page was pushed out of memory, it comes back
+    alone.
 
-    As it was mapped, to be read as a whole, 2 MiB or more come with it: too long for a request that waits,
-    and as much as it brings is pushed out elsewhere. Huge pages that are there stay.
+    As it was mapped, to be read as a whole, 2 MiB or more come with it: right for an index, of which a search
+    reads much; for a row too long to wait, and as much is pushed out elsewhere. Huge pages that are there
+    stay.
     """
     if len(data):
         address = data.ctypes.data

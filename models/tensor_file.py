@@ -95,6 +95,7 @@ def read_tensors(path: Path, only: Container[str] | None = None) -> dict[str, Ar
                 mapped = _mapped(path, place) if place.nbytes >= _MAPPED_FROM else None
                 if mapped is not None:
                     touch(mapped.reshape(-1).view(np.uint8))
+                    read_scattered(mapped.reshape(-1).view(np.uint8))
                 arrays[name] = _read(path, file, place) if mapped is None else mapped
     return arrays
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.mapped_file import _advise, map_file, touch
+from models.mapped_file import _advise, map_file, read_scattered, touch
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 3_000_001])
@@ -50,6 +50,7 @@ def test_a_page_that_was_pushed_out_comes_back_alone(tmp_path):
 
     mapped = map_file(path)
     touch(mapped)
+    read_scattered(mapped)
     _advise(mapped.ctypes.data, size, 21)  # MADV_PAGEOUT
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
