@@ -14,12 +14,14 @@ import numpy as np
 from models.arrays import Float16Array, Float32Array, Tensors
 from models.bundle import model_file
 from models.frozen_ids import STATE
+from models.pacing import rest
 from models.table_names import ids_name
 
 Precision = Literal["float32", "float16"]
 Rows = Float32Array | Float16Array
 TABLES = ("user", "item", "history_item")
 """Tables that grow with users and items; those of features stay as they are."""
+_ROWS_AT_ONCE = 1 << 14
 
 
 def rows_part(table: str, entry: Mapping[str, Any]) -> str:
@@ -45,14 +47,20 @@ def half_rows(model: str, files: Mapping[str, Tensors]) -> dict[str, Tensors]:
 
 
 def halved(rows: Float32Array, where: str) -> Float16Array:
-    """float16[n, E] of rows float32[n, E]. Raises ValueError where one does not fit in."""
-    with np.errstate(over="ignore"):  # told below
-        halves = rows.astype(np.float16)
-    fitting = np.isfinite(halves).all(1)
-    if not fitting.all():
-        row = int(np.argmin(fitting))
-        raise ValueError(
-            f"{where}: row {row}: expected numbers within 65,504, as float16 holds them, got "
-            f"{np.abs(rows[row]).max():g}; lower lr_rows, or set update.rows_precision to float32"
-        )
+    """float16[n, E] of rows float32[n, E], at the thread's pace. Raises ValueError where one does not fit
+    in.
+    """
+    halves = np.empty(rows.shape, np.float16)
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(begin, begin + _ROWS_AT_ONCE)
+        with np.errstate(over="ignore"):  # told below
+            halves[part] = rows[part]
+        fitting = np.isfinite(halves[part]).all(1)
+        if not fitting.all():
+            row = begin + int(np.argmin(fitting))
+            raise ValueError(
+                f"{where}: row {row}: expected numbers within 65,504, as float16 holds them, got "
+                f"{np.abs(rows[row]).max():g}; lower lr_rows, or set update.rows_precision to float32"
+            )
+        rest()
     return halves

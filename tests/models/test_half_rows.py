@@ -6,7 +6,7 @@ import pytest
 
 from models.bundle import model_file
 from models.frozen_ids import FrozenIds, read_only
-from models.half_rows import half_rows, rows_part
+from models.half_rows import half_rows, halved, rows_part
 from models.learner import PublishedModel
 from models.moments import one_moment
 from tests.models.learning_data import FEW, OPTIONS, Files, trained
@@ -137,3 +137,11 @@ def test_a_row_that_does_not_fit_is_told():
     said = r"model m: table item: row 7: expected numbers within 65,504.*got 70000"
     with pytest.raises(ValueError, match=said):
         half_rows("m", held)
+
+
+def test_many_rows_are_those_of_numpy():
+    rows = np.random.default_rng(0).standard_normal((40_000, 2)).astype(np.float32)
+    np.testing.assert_array_equal(halved(rows, "x"), rows.astype(np.float16))
+    rows[33_333] = np.inf
+    with pytest.raises(ValueError, match=r"x: row 33333: expected numbers within 65,504.*got inf"):
+        halved(rows, "x")
