@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bundles import ASKED
+from benchmarks.bundles import ASKED, MODEL
 from benchmarks.large_bundle import published_into
 from benchmarks.measure import Result
 from benchmarks.serve import K
@@ -79,7 +79,7 @@ def served(
     needed = 2 * size + private.bytes
     read_bytes, faults = np.diff(np.array(read), axis=0).T.tolist()
     params = {
-        "k": K, "index": made.fields.models["two_tower"]["index"], "bundle_mb": round(size / MB),
+        "k": K, "index": made.fields.models[MODEL]["index"], "bundle_mb": round(size / MB),
         "made_s": round(made_s, 1), "empty_mb": round(system.empty_bytes / MB),
         "loaded_mb": at_rest, "swapped_mb": after, "highest_private_mb": round(private.bytes / MB),
         "highest_resident_mb": round(whole.bytes / MB), "read_mb": [round(one / MB) for one in read_bytes],

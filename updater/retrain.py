@@ -196,16 +196,15 @@ class FullRetrain:
         catalogue_sequence: int,
         progress: Progress,
     ) -> str:
-        models = {}
+        models, half = {}, self.config.rows_precision == "float16"
         for place, (name, learner) in enumerate(state.learners.items()):
             progress("index", place, len(trained))
             keys, vectors = learner.item_vectors()
-            half = self.config.rows_precision == "float16"
             indexed, report = item_files(name, keys, vectors, self.index, trained[name].queries, half)
             gates[name] = check_model(name, trained[name].loss, vectors, report)
             files |= indexed
             models[name] = {**learner.describe(), "index": report}
-            if self.config.rows_precision != "float32":
+            if half:
                 models[name]["rows"] = self.config.rows_precision
         neighbours, channels = state.channels.published()
         files |= neighbours
