@@ -7,6 +7,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := var/peers
+SCANN := var/peers-scann
 ARGS  ?=
 
 .PHONY: help demo test check bench bench-quick peers findings rankers format docs clean
@@ -33,7 +34,7 @@ check: $(STAMP)  ## Formatting, lint, types, layers, and the generated part of t
 	$(BIN)/python -m benchmarks.closed_loop.page --check
 	$(BIN)/python -m benchmarks.page --check
 
-bench: $(PEERS)/.installed  ## Measurements against peers and the full demo; writes benchmarks/results and the tables of README.md and docs/performance.md
+bench: $(PEERS)/.installed $(SCANN)/.installed  ## Measurements against peers and the full demo; writes benchmarks/results and the tables of README.md and docs/performance.md
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
 	$(BIN)/freshrecall demo --exit
 	cp var/demo/report.json benchmarks/results/demo.json
@@ -43,7 +44,7 @@ bench: $(PEERS)/.installed  ## Measurements against peers and the full demo; wri
 bench-quick: $(STAMP)  ## The same at small sizes, in under 3 minutes, beside the figures of the last full run
 	$(BIN)/python -W ignore -m benchmarks --quick $(ARGS)
 
-peers: $(PEERS)/.installed  ## Other projects in an environment of their own; with ARGS they are measured (see benchmarks/peers)
+peers: $(PEERS)/.installed $(SCANN)/.installed  ## Other projects in environments of their own; with ARGS they are measured (see benchmarks/peers)
 	$(if $(ARGS),$(PEERS)/bin/python -W ignore -m benchmarks.peers $(ARGS),@echo "Ready: make peers ARGS=--help")
 
 findings: $(STAMP)  ## Backtests behind docs/findings.md that are missing (hours; resumable); ARGS="--kuairand DIR …"
@@ -87,9 +88,12 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -W ignore -m stream.precompile
 	@touch $@
 
-# Made by the project's own Python, apart from its packages: the peers need older versions of some.
-$(PEERS)/.installed: benchmarks/peers/requirements.txt | $(STAMP)
-	@echo "Installing the peers into $(PEERS) (some minutes, once)"
-	$(BIN)/python -m venv --clear $(PEERS)
-	$(PEERS)/bin/python -m pip install --disable-pip-version-check -q -r benchmarks/peers/requirements.txt
+# Made by the project's own Python, apart from its packages: the peers need older versions of some, and ScaNN
+# newer ones than the others.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+$(SCANN)/.installed: benchmarks/peers/requirements-scann.txt
+$(PEERS)/.installed $(SCANN)/.installed: | $(STAMP)
+	@echo "Installing the peers into $(@D) (some minutes, once)"
+	$(BIN)/python -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check -q -r $<
 	@touch $@

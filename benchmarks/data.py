@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,10 @@ SKEW = 1.2
 LENGTH, WIDTH = 50, 64
 """Items of a history, and width of vectors, as in the goals."""
 CLUSTER, INTRINSIC = 200, 16
+PART = 1_000_000
+"""Events of a part."""
+Draw = Callable[[np.random.Generator, int, int], Int64Array]
+"""(generator, how many, number of IDs) -> IDs."""
 
 
 def generator() -> np.random.Generator:
@@ -28,6 +33,11 @@ def generator() -> np.random.Generator:
 def zipf(rng: np.random.Generator, size: int, ids: int) -> Int64Array:
     """int64[size] in 0..ids-1, Zipf-distributed."""
     return (rng.zipf(SKEW, size) - 1) % ids
+
+
+def uniform(rng: np.random.Generator, size: int, ids: int) -> Int64Array:
+    """int64[size] in 0..ids-1, each as likely as the others."""
+    return rng.integers(0, ids, size)
 
 
 def key_texts(ids: Int64Array) -> pa.Array:
@@ -55,7 +65,7 @@ def clicks(users: Int64Array, items: Int64Array, first: int = 0) -> pa.Table:
 class Histories:
     """n users with a whole history each, and the item that each takes next. IDs are below `items`.
 
-    history: int64[n, LENGTH], oldest first; target: int64[n].
+    history: int64[n, L], oldest first; target: int64[n].
     """
 
     items: int
@@ -63,16 +73,30 @@ class Histories:
     target: Int64Array
 
     @classmethod
-    def drawn(cls, users: int, items: int) -> Histories:
-        """Zipf-distributed."""
+    def drawn(cls, users: int, items: int, length: int = LENGTH, draw: Draw = zipf) -> Histories:
+        """Zipf-distributed, or as `draw` has it."""
         rng = generator()
-        return cls(items, zipf(rng, users * LENGTH, items).reshape(users, LENGTH), zipf(rng, users, items))
+        history = draw(rng, users * length, items).reshape(users, length)
+        return cls(items, history, draw(rng, users, items))
+
+    def pasts(self) -> Iterator[pa.Table]:
+        """Every item once by nobody, in order, so that item i has row i + 1; then all histories. In parts:
+        many items are many events.
+        """
+        users, length = self.history.shape
+        n = self.items + users * length
+        for begin in range(0, n, PART):
+            at = np.arange(begin, min(begin + PART, n))
+            of_users = np.maximum(at - self.items, 0)
+            user, newer = of_users % users, of_users // users
+            whole = at < self.items
+            who, what = np.where(whole, -1, user), np.where(whole, at, self.history[user, newer])
+            yield clicks(who, what, begin)
 
     @property
     def past(self) -> pa.Table:
-        """Every item once by nobody, in order, so that item i has row i + 1; then all histories."""
-        who = np.concatenate([np.full(self.items, -1), np.tile(np.arange(len(self.target)), LENGTH)])
-        return clicks(who, np.concatenate([np.arange(self.items), self.history.T.ravel()]))
+        """The same in one piece."""
+        return pa.concat_tables(list(self.pasts()))
 
     @property
     def following(self) -> pa.Table:

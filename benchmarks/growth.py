@@ -1,21 +1,32 @@
-"""What one more event, or one more request, costs where there are a hundred times as many IDs."""
+"""What one more event, or one more request, costs where there are a hundred times as many IDs, or items in a
+history.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from benchmarks import data
 from benchmarks.measure import Result, seconds
+from benchmarks.train import YOUTUBE_DNN
+from models.arrays import Tensors
+from models.bundle import model_file
 from models.catalogue_columns import CatalogueColumns
 from models.index import IndexConfig, build_index, set_search_threads
 from models.item_index import ItemIndex
 from models.learner import Learner, ModelConfig
+from models.moments import one_moment
+from models.published import PublishedModel
 
 ITEMS, ROW_WIDTH, K = 10_000, 16, 100
+MODEL, ASKED = "youtube_dnn", 64
 
 
 def users(sizes: Sequence[int], events: int, rounds: int) -> list[Result]:
@@ -33,6 +44,62 @@ def items(sizes: Sequence[int], queries: int, rounds: int) -> list[Result]:
     runs, kinds = zip(*(_searched(size, queries) for size in sizes), strict=True)
     taken = seconds(*runs, rounds=rounds)
     return [_grown("growth.items", sizes, [1e6 * one / queries for one in taken], {"index": kinds, "k": K})]
+
+
+def history(lengths: Sequence[int], items: int, samples: int, calls: int, rounds: int) -> list[Result]:
+    """A training sample of YoutubeDNN, and the user vector of a request, with histories of such lengths, all
+    of them read; one thread.
+    """
+    torch.set_num_threads(1)
+    trained, asked = zip(*(_of_length(length, items, samples, calls) for length in lengths), strict=True)
+    steps, requests = seconds(*trained, rounds=rounds), seconds(*asked, rounds=rounds)
+    return [
+        _grown("growth.history", lengths, [1e6 * one / samples for one in steps], {}),
+        _grown("growth.history.request", lengths, [1e6 * one / calls for one in requests], {}),
+    ]
+
+
+def _of_length(
+    length: int, items: int, samples: int, calls: int
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """One pass over the samples, and the vectors of so many requests."""
+    given, catalogue = data.Histories.drawn(samples, items, length), CatalogueColumns()
+    learner = Learner.fresh(YOUTUBE_DNN.model_copy(update={"history_length": length}))
+    for part in given.pasts():
+        learner.observe(part, catalogue)
+    taken = learner.prepare(given.following, catalogue)
+    published = PublishedModel.load(_Saved.of(learner), MODEL)
+    now_ms = int(taken.ts_ms[-1]) + 1
+    asking = [
+        one_moment(str(user), now_ms, [(str(item), now_ms - 1) for item in given.history[user].tolist()])
+        for user in range(min(ASKED, samples))
+    ]
+
+    def requests() -> None:
+        for number in range(calls):
+            published.queries(asking[number % len(asking)])
+
+    return lambda: [learner.train_full(taken)], requests
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A learner's files in memory, as a published model is loaded from them."""
+
+    manifest: Mapping[str, Any]
+    parts: Mapping[str, Tensors]
+
+    @classmethod
+    def of(cls, learner: Learner) -> _Saved:
+        parts = {model_file(MODEL, part): tensors for part, tensors in learner.save().items()}
+        return cls({"models": {MODEL: learner.describe()}}, parts)
+
+    def tensors(self, name: str, only: Container[str] | None = None) -> Tensors:
+        held = self.parts[name]
+        return {one: array for one, array in held.items() if only is None or one in only}
+
+    def mapped(self, name: str, tensor: str) -> npt.NDArray[Any]:
+        return self.parts[name][tensor]
 
 
 def _hourly(size: int, events: int) -> Callable[[], object]:

@@ -50,10 +50,34 @@ SUITE = (
         },
     ),
     Measurement(
+        "train:dssm",
+        ("train.dssm.100k", "train.dssm_in_batch.100k"),
+        full={"items": 100_000, "samples": 65_536, "peer_samples": 8192, "rounds": 3},
+        quick={"items": 20_000, "samples": 2048, "peer_samples": 0, "rounds": 1},
+    ),
+    Measurement(
         "train:two_tower",
         ("train.two_tower.1m",),
         full={"items": 1_000_000, "samples": 65_536, "rounds": 3},
         quick={"items": 100_000, "samples": 2048, "rounds": 1},
+    ),
+    Measurement(
+        "train:rows",
+        ("train.rows.10m",),
+        full={"sizes": (1_000_000, 10_000_000), "samples": 131_072, "rounds": 3},
+        quick={"sizes": (20_000, 200_000), "samples": 4096, "rounds": 1},
+    ),
+    Measurement(
+        "pipeline:share",
+        ("train.pipeline",),
+        full={"items": 1_000_000, "samples": 131_072, "rounds": 3},
+        quick={"items": 50_000, "samples": 4096, "rounds": 1},
+    ),
+    Measurement(
+        "train:beside_busy",
+        ("train.threads.busy",),
+        full={"items": 100_000, "samples": 16_384, "neighbours": 2, "rounds": 3},
+        quick={"items": 5_000, "samples": 1024, "neighbours": 2, "rounds": 1},
     ),
     Measurement(
         "train:incremental",
@@ -72,6 +96,12 @@ SUITE = (
         ("intake.path",),
         full={"events": 500_000, "users": 50_000, "items": 100_000, "rounds": 3},
         quick={"events": 20_000, "users": 2_000, "items": 10_000, "rounds": 1},
+    ),
+    Measurement(
+        "archived:archived",
+        ("intake.archived",),
+        full={"events": 1_000_000, "batch": 10_000, "rounds": 3},
+        quick={"events": 50_000, "batch": 10_000, "rounds": 1},
     ),
     Measurement(
         "lookup:lookups",
@@ -116,10 +146,22 @@ SUITE = (
         quick={**FEW_SERVED, "queries": 200},
     ),
     Measurement(
+        "search:beside_scann",
+        ("search.scann",),
+        full={**SERVED, "queries": 1000, "peer_queries": 256},
+        quick={**FEW_SERVED, "queries": 200, "peer_queries": 0},
+    ),
+    Measurement(
         "serve:served",
         ("serve.recall.1m", "serve.rate.1m", "serve.p99_over_p50"),
         full={**SERVED, "requests": 10_000, "recalled": 500, "rounds": 5},
         quick={**FEW_SERVED, "requests": 1000, "recalled": 50, "rounds": 1},
+    ),
+    Measurement(
+        "tower:towers",
+        ("serve.tower", "serve.tower.8"),
+        full={"calls": 5000, "peer_calls": 5000, "rounds": 5},
+        quick={"calls": 500, "peer_calls": 0, "rounds": 2},
     ),
     Measurement(
         "swap:swapped",
@@ -154,6 +196,12 @@ SUITE = (
         quick={**FEW_SERVED, "changed_users": 20_000, "changed_items": 10_000, "rounds": 1},
     ),
     Measurement(
+        "update:visible",
+        ("update.visible",),
+        full={**SERVED, "changed": 10_000, "rounds": 7},
+        quick={**FEW_SERVED, "changed": 1_000, "rounds": 2},
+    ),
+    Measurement(
         "serve:startup",
         ("startup.server_s",),
         full={**SERVED, "rounds": 3},
@@ -170,6 +218,12 @@ SUITE = (
         ("growth.users",),
         full={"sizes": (100_000, 1_000_000, 10_000_000), "events": 20_000, "rounds": 5},
         quick={"sizes": (2_000, 20_000, 200_000), "events": 2_000, "rounds": 2},
+    ),
+    Measurement(
+        "growth:history",
+        ("growth.history", "growth.history.request"),
+        full={"lengths": (10, 50, 200, 1000), "items": 100_000, "samples": 4096, "calls": 2000, "rounds": 5},
+        quick={"lengths": (10, 50, 200), "items": 5_000, "samples": 512, "calls": 200, "rounds": 1},
     ),
     Measurement(
         "growth:items",

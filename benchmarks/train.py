@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,22 +19,25 @@ from benchmarks import sparse_torch as plain
 from benchmarks.measure import Result, rates
 from benchmarks.roofline import Roofline
 from benchmarks.sparse_torch import SparseTorch
-from benchmarks.worker import ROOT, Worker
+from benchmarks.worker import Worker, peer
 from models.catalogue_columns import CatalogueColumns
 from models.learner import Learner, ModelConfig
 from models.products import in_bfloat16
 from models.samplers import UnigramSampler
 from models.samples import Samples
+from updater.config import UpdateConfig
 
-PEERS_PYTHON = ROOT / "var" / "peers" / "bin" / "python"
 THREADS = 1
 # The history pools the rows of the target side and no user has a row, as in the peers: one table to learn.
 SAME = {"user_row": False, "shared_items": True, "popularity": (), "own_items": 0, "positives": ("click",)}
 YOUTUBE_DNN = ModelConfig(kind="youtube_dnn", **SAME)
+DSSM = ModelConfig(kind="dssm", **SAME)
+DSSM_IN_BATCH = ModelConfig(kind="dssm", loss="softmax", negative_source="in_batch", **SAME)
 TWO_TOWER = ModelConfig(kind="two_tower", **SAME)
 HOURLY = ModelConfig(kind="youtube_dnn", trained_tables=("item",), published_tables=("item",), **SAME)
 LIMIT = "row gathers and matrix products of that shape"
 RECHUB, RECHUB_NEGATIVES = "torch-rechub 0.9 YoutubeDNN, its own trainer", 3
+RECHUB_DSSM = "torch-rechub 0.9 DSSM, its own trainer"
 
 
 class Steps(Protocol):
@@ -54,23 +58,40 @@ def youtube_dnn(name: str, items: int, samples: int, peer_samples: int, rounds: 
     learner, drawn = _prepared(YOUTUBE_DNN, given)
     config = learner.config
     ideal = Roofline(items + 1, config.hidden, False, True, in_bfloat16(config.precision))
-    runs: list[Callable[[], object]] = [
-        lambda: [learner.train_full(drawn)],
-        _epoch(ideal, given, config, config.batch_size),
-    ]
-    with contextlib.ExitStack() as stack:
-        if peer_samples:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            peer = stack.enter_context(_rechub(folder, given, config, peer_samples))
-            runs.append(lambda: float(peer.ask()))
-        ours, limit, *theirs = rates([samples, samples, peer_samples], *runs, rounds=rounds)
+    ours, theirs, limit = _beside_rechub(
+        "YoutubeDNN", given, config, peer_samples, rounds,
+        lambda: [learner.train_full(drawn)], _epoch(ideal, given, config, config.batch_size),
+    )  # fmt: skip
     params = _params(config) | {
         "batch": config.batch_size,
         "peer_negatives": RECHUB_NEGATIVES,
         "limit": LIMIT,
     }
-    named = (RECHUB, theirs[0]) if theirs else ("", None)
+    named = (RECHUB, theirs) if theirs else ("", None)
     return [Result(name, ours, "samples/s", *named, limit, params, given.sha256)]
+
+
+def dssm(items: int, samples: int, peer_samples: int, rounds: int) -> list[Result]:
+    """The same of DSSM, whose items have a tower as well: with ten negatives of every row's own, its default
+    here, and with the rest of the batch, as the peer's in-batch trainer takes three of it (its pointwise one
+    trains four rows for each).
+    """
+    given = data.Histories.drawn(samples, items)
+    (own, drawn), (in_batch, same) = (_prepared(config, given) for config in (DSSM, DSSM_IN_BATCH))
+    batch = own.config.batch_size
+    ours, theirs, shared = _beside_rechub(
+        "DSSM", given, own.config, peer_samples, rounds,
+        lambda: [own.train_full(drawn)], lambda: [in_batch.train_full(same)],
+    )  # fmt: skip
+    params = _params(own.config) | {"batch": batch, "peer_negatives": RECHUB_NEGATIVES}
+    named = (RECHUB_DSSM, theirs) if theirs else ("", None)
+    return [
+        Result(name, rate, "samples/s", *named, None, params | {"negatives": negatives}, given.sha256)
+        for name, rate, negatives in (
+            ("train.dssm.100k", ours, own.config.negatives_per_row),
+            ("train.dssm_in_batch.100k", shared, batch - 1),
+        )
+    ]
 
 
 def two_tower(items: int, samples: int, rounds: int) -> list[Result]:
@@ -95,6 +116,52 @@ def incremental(items: int, samples: int, rounds: int) -> list[Result]:
     return [Result("update.incremental", ours, "events/s", plain.NAME, *others, params, given.sha256)]
 
 
+def rows(sizes: Sequence[int], samples: int, rounds: int) -> list[Result]:
+    """One pass of YoutubeDNN over the most rows against one over the fewest, one thread. Items are drawn
+    uniformly: no row is likelier in a cache than another.
+    """
+    runs = [_uniform_pass(size, samples) for size in sizes]
+    of_sizes = rates(samples, *runs, rounds=rounds)
+    curve = {str(size): round(rate) for size, rate in zip(sizes, of_sizes, strict=True)}
+    params = {**_params(YOUTUBE_DNN), "samples_per_s": curve}
+    return [Result("train.rows.10m", of_sizes[-1] / of_sizes[0], "", params=params)]
+
+
+def _uniform_pass(items: int, samples: int) -> Callable[[], object]:
+    given = data.Histories.drawn(samples, items, draw=data.uniform)
+    learner, drawn = _prepared(YOUTUBE_DNN, given)
+    return lambda: [learner.train_full(drawn)]
+
+
+def beside_busy(items: int, samples: int, neighbours: int, rounds: int) -> list[Result]:
+    """A full retrain's pass on the threads that are configured by default, over the better of one and two,
+    while other processes keep as many cores busy.
+    """
+    given, configured = data.Histories.drawn(samples, items), UpdateConfig().retrain_threads
+    learner, drawn = _prepared(YOUTUBE_DNN, given)
+
+    def on(threads: int) -> list[float]:
+        torch.set_num_threads(threads)
+        try:
+            return [learner.train_full(drawn)]
+        finally:
+            torch.set_num_threads(THREADS)
+
+    tried = sorted({1, 2, configured})
+    with contextlib.ExitStack() as stack:
+        for _ in range(neighbours):
+            stack.enter_context(Worker("benchmarks.busy"))
+        of_each = rates(samples, *(partial(on, threads) for threads in tried), rounds=rounds)
+    by_threads = dict(zip(tried, of_each, strict=True))
+    value = by_threads[configured] / max(by_threads[1], by_threads[2])
+    params = {
+        **_params(YOUTUBE_DNN),
+        "threads": configured,
+        "samples_per_s": {str(threads): round(rate) for threads, rate in by_threads.items()},
+    }
+    return [Result("train.threads.busy", value, "", params=params, data_sha256=given.sha256)]
+
+
 def _beside_torch(
     given: data.Histories,
     config: ModelConfig,
@@ -111,11 +178,33 @@ def _beside_torch(
     return rates(len(given.target), ours, *others, rounds=rounds)
 
 
+def _beside_rechub(
+    model: str,
+    given: data.Histories,
+    config: ModelConfig,
+    peer_samples: int,
+    rounds: int,
+    ours: Callable[[], object],
+    *others: Callable[[], object],
+) -> list[float]:
+    """Samples a second of ours, of torch-rechub over peer_samples (0.0 without any), of the others."""
+    samples = len(given.target)
+    with contextlib.ExitStack() as stack:
+        if not peer_samples:
+            first, *rest = rates(samples, ours, *others, rounds=rounds)
+            return [first, 0.0, *rest]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        worker = stack.enter_context(_rechub(model, folder, given, config, peer_samples))
+        units = [samples, peer_samples, *[samples] * len(others)]
+        return rates(units, ours, lambda: float(worker.ask()), *others, rounds=rounds)
+
+
 def _prepared(config: ModelConfig, given: data.Histories) -> tuple[Learner, Samples]:
     """A model that has seen every item and every history, and the samples of what comes next."""
     torch.set_num_threads(THREADS)
     learner, catalogue = Learner.fresh(config), CatalogueColumns()
-    learner.observe(given.past, catalogue)
+    for part in given.pasts():
+        learner.observe(part, catalogue)
     return learner, learner.prepare(given.following, catalogue)
 
 
@@ -138,16 +227,14 @@ def _epoch(model: Steps, given: data.Histories, config: ModelConfig, batch: int)
     return epoch
 
 
-def _rechub(folder: Path, given: data.Histories, config: ModelConfig, samples: int) -> Worker:
-    if not PEERS_PYTHON.exists():
-        raise FileNotFoundError(f"{PEERS_PYTHON}: expected the peers' environment; run `make peers`")
+def _rechub(model: str, folder: Path, given: data.Histories, config: ModelConfig, samples: int) -> Worker:
     file = folder / "data.npz"
     np.savez(file, history=given.history[:samples] + 1, target=given.target[:samples] + 1)
     options: dict[str, Any] = {
-        "rows": given.items + 1, "width": data.WIDTH, "hidden": config.hidden, "batch": config.batch_size,
-        "negatives": RECHUB_NEGATIVES, "threads": THREADS,
+        "model": model, "rows": given.items + 1, "width": data.WIDTH, "hidden": config.hidden,
+        "batch": config.batch_size, "negatives": RECHUB_NEGATIVES, "threads": THREADS,
     }  # fmt: skip
-    return Worker("benchmarks.peers.rechub_speed", [str(file), json.dumps(options)], PEERS_PYTHON)
+    return peer("benchmarks.peers.rechub_speed", [str(file), json.dumps(options)])
 
 
 def _params(config: ModelConfig) -> dict[str, Any]:

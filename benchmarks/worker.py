@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[1]
+PEERS_PYTHON = ROOT / "var" / "peers" / "bin" / "python"
+SCANN_PYTHON = ROOT / "var" / "peers-scann" / "bin" / "python"
 
 
 class WorkerFailed(RuntimeError):
@@ -90,6 +92,13 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._log.close()
+
+
+def peer(module: str, words: Sequence[str], python: Path = PEERS_PYTHON) -> Worker:
+    """A child in an environment of `make peers`. Raises FileNotFoundError where that is missing."""
+    if not python.exists():
+        raise FileNotFoundError(f"{python}: expected the peers' environment; run `make peers`")
+    return Worker(module, words, python)
 
 
 def work(answer: Callable[..., Any]) -> None:

@@ -19,6 +19,7 @@ from models.architecture import RecallModel
 from models.arrays import Float32Array, Int64Array
 from models.features import FeatureColumns
 from models.key_bytes import key_array
+from models.layer_kernels import packed, perceptron
 from models.model_config import ModelConfig
 from models.moments import HistoryLists, Moments
 from models.native import compiled
@@ -37,34 +38,20 @@ CodesOf = Callable[[Moments], dict[str, Int64Array]]
 
 
 @compiled
-def dense_layer(
-    x_NI: Float32Array, weight_IO: Float32Array, bias_O: Float32Array, relu: bool
-) -> Float32Array:
-    """Gives x @ weight + bias, float32[N, O]; with relu what is above zero of it."""
-    out_NO = np.empty((len(x_NI), len(bias_O)), np.float32)
-    out_NO[:] = bias_O
-    for at in range(len(weight_IO)):  # a row of the weights is read once for all moments
-        for n in range(len(x_NI)):
-            value = x_NI[n, at]
-            if value != 0.0:  # half of what ReLU gives is
-                for to in range(len(bias_O)):
-                    out_NO[n, to] += value * weight_IO[at, to]
-    if relu:
-        for n in range(len(x_NI)):
-            for to in range(len(bias_O)):
-                out_NO[n, to] = max(out_NO[n, to], np.float32(0.0))
-    return out_NO
-
-
-@compiled
 def weighted_sums(
-    weights: Float32Array, rows_E: Float32Array, offsets: Int64Array, out_NE: Float32Array
+    weights: Float32Array, rows_E: Float32Array, offsets: Int64Array, out_NI: Float32Array, first: int
 ) -> None:
-    """out[n] += sum of weights[i] * rows[i] over bag n of weights float32[flat] and rows float32[flat, E]."""
+    """out[n, first:first + E] += sum of weights[i] * rows[i] over bag n of weights float32[flat] and rows
+    float32[flat, E].
+    """
+    sums_E = np.empty(rows_E.shape[1], np.float32)
     for n in range(len(offsets) - 1):
+        sums_E[:] = 0
         for at in range(offsets[n], offsets[n + 1]):
-            for to in range(rows_E.shape[1]):
-                out_NE[n, to] += weights[at] * rows_E[at, to]
+            for to in range(len(sums_E)):
+                sums_E[to] += weights[at] * rows_E[at, to]
+        for to in range(len(sums_E)):
+            out_NI[n, first + to] += sums_E[to]
 
 
 @compiled
@@ -80,18 +67,15 @@ def to_unit_length(u_ND: Float32Array, shortest: float) -> None:
 
 
 class _Linear:
-    """A linear layer as dense_layer() takes it."""
+    """A linear layer of one row."""
 
-    def __init__(self, layer: nn.Linear, relu: bool = False) -> None:
-        weight_OI: Float32Array = layer.weight.detach().numpy()
-        self._weight_IO = np.ascontiguousarray(weight_OI.T)
-        self._bias = (
-            np.zeros(len(weight_OI), np.float32) if layer.bias is None else layer.bias.detach().numpy()
-        )
-        self._relu = relu
+    def __init__(self, layer: nn.Linear) -> None:
+        self._weight_OI: Float32Array = layer.weight.detach().numpy()
+        self._bias = 0.0 if layer.bias is None else layer.bias.detach().numpy()
 
-    def __call__(self, x_NI: Float32Array) -> Float32Array:
-        return dense_layer(x_NI, self._weight_IO, self._bias, self._relu)
+    def __call__(self, x_1I: Float32Array) -> Float32Array:
+        out_O: Float32Array = x_1I[0] @ self._weight_OI.T + self._bias
+        return out_O
 
 
 class FewUsers:
@@ -100,8 +84,13 @@ class FewUsers:
     def __init__(self, config: ModelConfig, model: RecallModel, tower: Tower) -> None:
         layers = [layer for layer in tower.layers if isinstance(layer, nn.Linear)]
         self._config = config
-        self._layers = [_Linear(layer, relu=layer is not layers[-1]) for layer in layers]
-        self._around = _Linear(tower.around)
+        self._inputs = layers[0].in_features
+        self._weights, self._layers = packed(
+            [
+                (layer.weight.detach().numpy(), None if layer.bias is None else layer.bias.detach().numpy())
+                for layer in (*layers, tower.around)
+            ]
+        )
         self._unit = model.towers.unit_length
         head = model.head
         self._popularity, self._own_popularity = (
@@ -124,20 +113,20 @@ class FewUsers:
     ) -> Queries:
         """As encode_queries()."""
         config = self._config
-        pooled_NE, sizes = np.zeros((len(moments), config.id_dim), np.float32), [0] * len(moments)
+        x_NI = np.zeros((len(moments), self._inputs), np.float32)
+        if config.user_row:
+            x_NI[:, : config.id_dim] = rows_of("user", key_array(moments.user_id))
+        sizes, end = [0] * len(moments), 2 * config.id_dim
         if config.use_history:
-            pooled_NE, sizes = self._pooled(moments, moments.history, config.history_length, rows_of)
-        further = [
-            self._pooled(moments, moments.history_named(name), kinds.length, rows_of)[0]
-            for name, kinds in config.histories.items()
-        ]
-        user_NE = rows_of("user", key_array(moments.user_id)) if config.user_row else np.zeros_like(pooled_NE)
-        ids = np.concatenate([user_NE, pooled_NE, *further], axis=1)
-        side_NS = self._side(features, moments, sizes, rows_of)
-        x = np.concatenate([ids, side_NS], axis=1)
-        for layer in self._layers:
-            x = layer(x)
-        u_ND = x + self._around(ids)
+            sizes = self._pooled(
+                moments, moments.history, config.history_length, rows_of, x_NI, config.id_dim
+            )
+        for name, kinds in config.histories.items():
+            self._pooled(moments, moments.history_named(name), kinds.length, rows_of, x_NI, end)
+            end += config.id_dim
+        side_NS = x_NI[:, end:]
+        self._side(features, moments, sizes, rows_of, side_NS)
+        u_ND = perceptron(x_NI, self._weights, self._layers)
         if self._unit:
             to_unit_length(u_ND, SHORTEST)
         else:
@@ -154,7 +143,7 @@ class FewUsers:
         config = self._config
         codes = codes_of(moment) if config.popularity else {}
         nothing = np.zeros(len(config.popularity), np.float32)
-        weights = nothing if self._popularity is None else self._popularity(side_1S)[0]
+        weights = nothing if self._popularity is None else self._popularity(side_1S)
 
         def beside(similarity: Float32Array, weights: Float32Array) -> Float32Array:
             joined = np.concatenate([similarity, self._spread(np.float32(config.tau) * weights, codes)])
@@ -164,7 +153,7 @@ class FewUsers:
         if not config.own_items:
             return Queries.plain(vectors)
         if self._own_popularity is not None:
-            weights = weights + self._own_popularity(side_1S)[0]
+            weights = weights + self._own_popularity(side_1S)
         own, keys = own_of_moments(moment, config.own_items)
         hidden, last = self._own
         x = np.maximum(own_features(own) @ hidden.weight.numpy().T + hidden.bias.numpy(), 0.0)
@@ -172,9 +161,15 @@ class FewUsers:
         return Queries(vectors, beside(self._own_similarity * u_D, weights), own.offsets, keys, scores)
 
     def _pooled(
-        self, moments: Moments, history: HistoryLists, length: int, rows_of: RowsOf
-    ) -> tuple[Float32Array, list[int]]:
-        """The weighted means of the newest items' rows, float32[N, E], and how many there are of each."""
+        self,
+        moments: Moments,
+        history: HistoryLists,
+        length: int,
+        rows_of: RowsOf,
+        x_NI: Float32Array,
+        first: int,
+    ) -> list[int]:
+        """Adds the weighted means of the newest items' rows to x[:, first:first + E]; how many of each."""
         config = self._config
         places = newest_positions(history.offsets, length)
         ages = np.zeros_like(places)
@@ -185,20 +180,24 @@ class FewUsers:
         if len(flat) < len(keys):
             keys = keys.take(pa.array(flat))
         rows = rows_of("item" if config.shared_items else "history_item", keys)
-        pooled_NE = np.zeros((len(moments), config.id_dim), np.float32)
-        weighted_sums(weights, rows, offsets, pooled_NE)
-        return pooled_NE, np.diff(offsets).tolist()
+        weighted_sums(weights, rows, offsets, x_NI, first)
+        sizes: list[int] = np.diff(offsets).tolist()
+        return sizes
 
     def _side(
-        self, features: FeatureColumns, moments: Moments, sizes: Sequence[int], rows_of: RowsOf
-    ) -> Float32Array:
-        """float32[N, S]: everything but the vectors of ID rows."""
+        self,
+        features: FeatureColumns,
+        moments: Moments,
+        sizes: Sequence[int],
+        rows_of: RowsOf,
+        side_NS: Float32Array,
+    ) -> None:
+        """Writes everything but the vectors of ID rows."""
         whole = math.log1p(self._config.history_length)
-        share_N1 = np.array([[math.log1p(size) / whole] for size in sizes], np.float32)
-        if not (features.categories or features.numbers):
-            return share_N1
-        rows = [self._features(features, moments.row(n), rows_of) for n in range(len(moments))]
-        return np.concatenate([share_N1, np.stack(rows)], axis=1)
+        side_NS[:, 0] = [math.log1p(size) / whole for size in sizes]
+        if features.categories or features.numbers:
+            for n in range(len(moments)):
+                side_NS[n, 1:] = self._features(features, moments.row(n), rows_of)
 
     def _features(self, features: FeatureColumns, moment: Moments, rows_of: RowsOf) -> Float32Array:
         """The features of one moment."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import faiss as _faiss
@@ -22,6 +22,7 @@ from models.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from models.artifact import Artifact, ArtifactError, Content, pack_keys, unpack_keys
 from models.bitmap import is_set
 from models.bundle import index_file, items_file
+from models.graph_walk import GraphWalk
 from models.half_rows import Rows, halved
 from models.index_bytes import index_bytes, read_index
 from models.index_graphs import build_hnsw, build_ivf, build_lifted_hnsw
@@ -73,6 +74,10 @@ class BaseIndex:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @cached_property
+    def _walk(self) -> GraphWalk:
+        return GraphWalk(self.index, np.asarray(self.vectors, np.float32))
+
     def search(
         self, u_BD: Float32Array, k: int, allowed: UInt8Array | None = None, allowed_count: int | None = None
     ) -> tuple[Float32Array, Int64Array]:
@@ -102,34 +107,28 @@ class BaseIndex:
         self, u_BD: Float32Array, k: int, allowed: UInt8Array | None, effort: int
     ) -> tuple[Float32Array, Int64Array]:
         if self.kind == "hnsw":
-            effort = max(effort, k)
-        elif self.kind == "ivf":
-            effort = min(effort, self.index.nlist)
-        parameters = (
-            _unmasked(self.kind, effort) if allowed is None else _parameters(self.kind, effort, allowed)
-        )
-        if self.kind != "ivf":
-            found: tuple[Float32Array, Int64Array] = self.index.search(u_BD, k, params=parameters)
+            return self._walk.search(u_BD, k, max(effort, k), allowed)
+        if self.kind == "exact":
+            mask = None if allowed is None else faiss.SearchParameters(sel=faiss.IDSelectorBitmap(allowed))
+            found: tuple[Float32Array, Int64Array] = self.index.search(u_BD, k, params=mask)
             return found
+        effort = min(effort, self.index.nlist)
+        parameters = _unmasked(effort) if allowed is None else _parameters(effort, allowed)
         # Quantised lists propose twice as many; the vectors decide, by products in fp32.
         _, proposed = self.index.search(u_BD, min(2 * k, len(self)), params=parameters)
         return rescored(self.vectors, u_BD, proposed, k)
 
 
-def _parameters(kind: Kind, effort: int, allowed: UInt8Array | None) -> Any:
-    """Of one search of faiss."""
+def _parameters(effort: int, allowed: UInt8Array | None) -> Any:
+    """Of one search in inverted lists."""
     selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
-    if kind == "exact":
-        return faiss.SearchParameters(sel=selector) if selector else None
-    if kind == "hnsw":
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=effort)
     return faiss.SearchParametersIVF(sel=selector, nprobe=effort)
 
 
 @lru_cache(maxsize=64)
-def _unmasked(kind: Kind, effort: int) -> Any:
+def _unmasked(effort: int) -> Any:
     """The same without a mask, made once: a search only reads it."""
-    return _parameters(kind, effort, None)
+    return _parameters(effort, None)
 
 
 def rescored(

@@ -63,6 +63,22 @@ def _prefetch(typing: Any, data: Any, at: Any) -> tuple[Any, Callable[..., Any]]
 
 prefetch = cast(Callable[[Any, Index], None], intrinsic(_prefetch))
 """Begin to fetch the cache line of a contiguous array's element `at` (flat); any `at` is harmless."""
+
+
+def _same_bits(taken: Any, given: Any) -> Callable[..., Any]:
+    def typing(_: Any, value: Any) -> tuple[Any, Callable[..., Any]]:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], context.get_value_type(given))
+
+        return given(taken), code
+
+    return typing
+
+
+float_bits = cast(Callable[[np.float32], np.int32], intrinsic(_same_bits(types.float32, types.int32)))
+"""The four bytes of a float as an integer, for compiled code only."""
+float_of = cast(Callable[[np.int32], np.float32], intrinsic(_same_bits(types.int32, types.float32)))
+"""The inverse."""
 LINE_BYTES = 64
 """Of a cache line."""
 FLOATS_OF_A_LINE = LINE_BYTES // 4

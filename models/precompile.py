@@ -10,14 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import Int64Array
-from models.few_users import dense_layer, to_unit_length, weighted_sums
+from models.few_users import to_unit_length, weighted_sums
 from models.frozen_ids import FrozenIds, read_only
+from models.graph_walk import GraphWalk
 from models.index import IndexConfig, build_index
+from models.index_graphs import build_hnsw
 from models.item_index import ItemIndex
 from models.item_start import similar_means
 from models.item_to_item import ItemToItem, ItemToItemConfig
 from models.items_json import items_json
 from models.key_bytes import key_buffers, texts_at
+from models.layer_kernels import packed, perceptron
 from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
 from models.moments import Moments
 from models.neighbours import Neighbours
@@ -68,14 +71,15 @@ def precompile() -> None:
     ids.lookup(keys)
     for rows in (published, published.astype(np.float16)):
         ids.read_rows(keys, read_only(rows), np.empty((_EVENTS, 4), np.float32))
-    dense_layer(published, np.zeros((4, 4), np.float32), published[1], relu=True)
-    weighted_sums(published[0], published, np.array([0, 4]), published[:1])
+    perceptron(published, *packed([(published[:4], published[4]), (published[:4], None)]))
+    weighted_sums(published[0], published, np.array([0, 4]), published[:1], 0)
     to_unit_length(published, 1.0)
     data, offsets = key_buffers(keys)
     for of_bundle in (False, True):  # whose keys cannot be written
         data.flags.writeable = not of_bundle
         texts_at(data, offsets, np.arange(_EVENTS))
     items = ItemIndex.over(keys.unique(), build_index(published[:8], IndexConfig()))
+    GraphWalk(build_hnsw(published[:8], 2, 4), published[:8]).search(published[:2], 2, 4, None)
     items_json(items, np.arange(4).reshape(2, 2)[:, :1], published[:2, :1], "")
     _history()
     codes = np.zeros((2, 1), np.int64)

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import __main__ as bench
-from benchmarks import data, train
+from benchmarks import data, search, tower, train
 from benchmarks.bundles import MODEL, published
 from benchmarks.measure import Measurement, Result, rates, seconds, surroundings
 from benchmarks.page import PAGE, filled, main
@@ -20,8 +20,7 @@ from benchmarks.serve_peer import app_of
 from benchmarks.sparse_torch import SparseTorch
 from benchmarks.suite import SUITE, names
 from benchmarks.swap import Seen
-from benchmarks.train import PEERS_PYTHON
-from benchmarks.worker import Worker, WorkerFailed
+from benchmarks.worker import PEERS_PYTHON, SCANN_PYTHON, Worker, WorkerFailed
 from models.moments import one_moment
 from models.published import PublishedModel
 from models.registry import Registry
@@ -34,10 +33,15 @@ FIELDS = {
 SERVED = {"items": 300, "users": 100, "graph_from": 100}
 TINY: dict[str, dict[str, Any]] = {
     "train:youtube_dnn": {"items": 300, "samples": 64, "peer_samples": 0, "rounds": 1},
+    "train:dssm": {"items": 300, "samples": 64, "peer_samples": 0, "rounds": 1},
     "train:two_tower": {"items": 300, "samples": 64, "rounds": 1},
+    "train:rows": {"sizes": (300, 600), "samples": 64, "rounds": 1},
+    "pipeline:share": {"items": 300, "samples": 64, "rounds": 1},
+    "train:beside_busy": {"items": 300, "samples": 64, "neighbours": 1, "rounds": 1},
     "train:incremental": {"items": 300, "samples": 64, "rounds": 1},
     "intake:taken_in": {"single": 200, "packed": 500, "rounds": 1},
     "intake:path": {"events": 500, "users": 50, "items": 100, "rounds": 1},
+    "archived:archived": {"events": 500, "batch": 100, "rounds": 1},
     "lookup:lookups": {"keys": 500, "asked": 200},
     "update:rows": {"rows": 500, "batch": 8, "rounds": 2},
     "prebatch:prebatched": {"samples": 64, "users": 4, "items": 100},
@@ -46,7 +50,9 @@ TINY: dict[str, dict[str, Any]] = {
     "cycle:grocer": {"events": 6_000},
     "search:exact": {"items": 300, "queries": 3},
     "search:published_items": {**SERVED, "queries": 3},
+    "search:beside_scann": {**SERVED, "queries": 3, "peer_queries": 0},
     "serve:served": {**SERVED, "requests": 50, "recalled": 5, "rounds": 1},
+    "tower:towers": {"calls": 2, "peer_calls": 0, "rounds": 1},
     "swap:swapped": {
         **SERVED,
         "changed_users": 50,
@@ -57,8 +63,10 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "publish:bundle": {**SERVED, "rounds": 1},
     "publish:delta_live": {**SERVED, "changed_users": 50, "changed_items": 20, "rounds": 1},
+    "update:visible": {**SERVED, "changed": 20, "rounds": 1},
     "serve:startup": {**SERVED, "rounds": 1},
     "growth:users": {"sizes": (20, 40), "events": 50, "rounds": 1},
+    "growth:history": {"lengths": (3, 9), "items": 200, "samples": 64, "calls": 3, "rounds": 1},
     "growth:items": {"sizes": (150, 300), "queries": 3, "rounds": 1},
     "large:served": {
         "items": 2_000,
@@ -111,6 +119,27 @@ def test_torch_rechub_takes_its_turns_in_its_own_environment() -> None:
     check(one.record(surroundings()), {})
     assert one.peer == train.RECHUB
     assert one.limit
+    for other in train.dssm(items=300, samples=64, peer_samples=32, rounds=1):
+        check(other.record(surroundings()), {})
+        assert other.peer == train.RECHUB_DSSM
+
+
+@pytest.mark.skipif(not PEERS_PYTHON.exists(), reason="the peers' environment is missing: make peers")
+def test_onnxruntime_gives_the_vectors_of_the_compiled_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in tower.towers(calls=2, peer_calls=2, rounds=1):
+        check(one.record(surroundings()), {})
+        assert one.peer == tower.ONNX
+    monkeypatch.setattr(tower, "TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match=r"serve\.tower: expected the vectors of onnxruntime"):
+        tower.towers(calls=1, peer_calls=1, rounds=1)
+
+
+@pytest.mark.skipif(not SCANN_PYTHON.exists(), reason="the environment of ScaNN is missing: make peers")
+def test_scann_finds_what_our_index_finds() -> None:
+    (one,) = search.beside_scann(items=2000, users=100, graph_from=100, queries=20, peer_queries=20)
+    check(one.record(surroundings()), {})
+    assert one.peer_value
+    assert one.params["peer_recall"] > one.params["recall"] - 0.05
 
 
 def test_plain_torch_learns_what_it_is_shown() -> None:
@@ -267,6 +296,18 @@ async def _post(app: Any, body: dict[str, Any]) -> Any:
 
     await app({"type": "http"}, receive, send)
     return json.loads(sent[1]["body"])
+
+
+def test_a_past_in_parts_is_the_past_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = data.Histories.drawn(4, 30, length=3, draw=data.uniform)
+    who = np.concatenate([np.full(30, -1), np.tile(np.arange(4), 3)])
+    whole = data.clicks(who, np.concatenate([np.arange(30), given.history.T.ravel()]))
+    assert given.past.equals(whole)
+    monkeypatch.setattr(data, "PART", 7)
+    parts = list(given.pasts())
+    assert [len(part) for part in parts] == [7] * 6
+    assert given.past.combine_chunks().equals(whole.combine_chunks())
+    assert given.following["ts_ms"][0].as_py() == whole["ts_ms"][-1].as_py() + 1000
 
 
 def test_generated_data_is_the_same_every_time() -> None:
