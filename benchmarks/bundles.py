@@ -5,7 +5,7 @@ rows are vectors in clusters, which a tower that was never trained passes throug
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from models.artifact import Content
 from models.bundle import BundleFields, model_file
 from models.catalogue_columns import CatalogueColumns
 from models.delta import Delta, DeltaFields, TableRows
+from models.frozen_ids import read_only
 from models.index import IndexConfig, item_files
 from models.learner import Learner, ModelConfig
 from models.moments import Moments
@@ -32,14 +33,15 @@ ASKED = 2000
 
 @dataclass(frozen=True)
 class Published:
-    """A bundle in memory. histories: int64[ASKED, LENGTH] item IDs of the users 0, 1, …; vectors: of the
-    items 0, 1, ….
+    """A bundle in memory. histories: int64[ASKED, LENGTH] item IDs of those who are asked for, users of whom
+    each has an ID that is `apart` larger than the one before; vectors: of the items 0, 1, ….
     """
 
     files: Mapping[str, Content]
     fields: BundleFields
     histories: Int64Array
     vectors: Float32Array
+    apart: int = 1
 
     def publish(self, registry: Registry, hour: int = 0) -> str:
         """Its id there; another hour makes another bundle of the same content."""
@@ -62,28 +64,32 @@ class Published:
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """A bundle in memory, as a model is loaded from it."""
 
     manifest: Mapping[str, Any]
     files: Mapping[str, Any]
 
-    def tensors(self, name: str) -> Any:
+    def tensors(self, name: str, only: Container[str] | None = None) -> Any:
         """Of one file."""
-        return self.files[name]
+        held = self.files[name].items()
+        return {part: read_only(array) for part, array in held if only is None or part in only}
+
+    def mapped(self, name: str, tensor: str) -> Any:
+        """One of them."""
+        return self.tensors(name)[tensor]
 
 
-def _user_vectors(files: _Files, histories: Int64Array, ts_ms: int) -> Float32Array:
-    """What users 0, 1, … ask with: an index is tuned to the vectors that are asked for."""
+def asking(histories: Int64Array, ts_ms: int, apart: int = 1) -> Moments:
+    """The moments in which users ask: an index is tuned to the vectors that are asked for."""
     users, length = histories.shape
-    asking = Moments(
-        user_id=data.key_texts(np.arange(users)),
+    return Moments(
+        user_id=data.key_texts(apart * np.arange(users)),
         ts_ms=np.full(users, ts_ms),
         history_id=data.key_texts(histories.ravel()),
         history_offsets=np.arange(users + 1) * length,
         history_ts_ms=np.full(histories.size, ts_ms),
     )
-    return Learner.load(files, MODEL).queries(asking).flat
 
 
 @functools.lru_cache(maxsize=1)
@@ -105,7 +111,8 @@ def published(items: int, users: int, graph_from: int) -> Published:
         weights = np.concatenate([np.zeros((1, data.WIDTH), np.float32), vectors])  # row 0 is the cold one
         files[part] = {**files[part], "weights": weights}  # type: ignore[dict-item]
     watermark_ms = int(data.START_MS + (items + users) * 1000) // HOUR_MS * HOUR_MS + HOUR_MS
-    tuning = _user_vectors(_Files({"models": {MODEL: learner.describe()}}, files), histories, watermark_ms)
+    held = Files({"models": {MODEL: learner.describe()}}, files)
+    tuning = Learner.load(held, MODEL).queries(asking(histories, watermark_ms)).flat
     indexed, entry = item_files(
         MODEL, data.key_texts(everything), vectors, IndexConfig(exact_below=graph_from), tuning
     )

@@ -118,15 +118,15 @@ def typed(users: Int64Array, items: Int64Array, begin_ms: int = START_MS) -> lis
     ]  # fmt: skip
 
 
-def clustered(rng: np.random.Generator, n: int) -> Float32Array:
+def clustered(rng: np.random.Generator, n: int, space: Float32Array | None = None) -> Float32Array:
     """float32[n, WIDTH] of unit length as trained item vectors lie: near a space of INTRINSIC dimensions, in
     clusters of CLUSTER neighbouring rows that overlap. An index of vectors without any neighbourhood says
-    nothing of one that has them.
+    nothing of one that has them. space: float32[INTRINSIC, WIDTH], where it is not to be drawn.
     """
     centres = rng.standard_normal((n // CLUSTER + 1, INTRINSIC), np.float32)
     places = centres[np.arange(n) // CLUSTER]
     places += np.float32(0.5) * rng.standard_normal((n, INTRINSIC), np.float32)
-    vectors = places @ rng.standard_normal((INTRINSIC, WIDTH), np.float32)
+    vectors = places @ (rng.standard_normal((INTRINSIC, WIDTH), np.float32) if space is None else space)
     vectors += np.float32(0.2) * rng.standard_normal((n, WIDTH), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors

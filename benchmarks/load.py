@@ -1,9 +1,10 @@
 """Load from outside: connections that ask again as soon as they are answered. `Worker("benchmarks.load")`.
 
 Asked for {url, users, k, connections} with `requests` (so many in all) or `while_there` (a file: until it is
-gone), it answers {seconds, failed, said, latency_ms, ended_s}: every request's latency and the moment of its
-answer (time.monotonic, which all processes of a machine share). Failed is what was not a whole answer:
-another status than 200, fewer than k items, something missing in it ("degraded"), or none at all.
+gone), and `apart`, the step from one user's ID to the next, it answers {seconds, failed, said, latency_ms,
+ended_s}: every request's latency and the moment of its answer (time.monotonic, which all processes of a
+machine share). Failed is what was not a whole answer: another status than 200, fewer than k items, something
+missing in it ("degraded"), or none at all.
 """
 
 from __future__ import annotations
@@ -47,12 +48,18 @@ class Told:
 
 
 def load(
-    url: str, users: int, k: int, connections: int, requests: int = 0, while_there: str = ""
+    url: str,
+    users: int,
+    k: int,
+    connections: int,
+    requests: int = 0,
+    while_there: str = "",
+    apart: int = 1,
 ) -> dict[str, Any]:
     """Ask and tell."""
     place = urlsplit(url)
     host, port = str(place.hostname), int(place.port or 80)
-    asking = [_request(place.netloc, user, k) for user in range(users)]
+    asking = [_request(place.netloc, apart * user, k) for user in range(users)]
     told = Told()
     began = time.monotonic()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -231,6 +231,28 @@ SUITE = (
         full={"sizes": (100_000, 1_000_000, 10_000_000), "queries": 500, "rounds": 5},
         quick={"sizes": (500, 5_000, 50_000), "queries": 50, "rounds": 2},
     ),
+    Measurement(
+        "large:served",
+        ("growth.large.load_s", "growth.large.memory", "growth.large.p99_ms", "growth.large.failed"),
+        full={
+            "items": 10_000_000,
+            "users": 50_000_000,
+            "ivf_from": 2_000_000,
+            "changed_users": 1_000_000,
+            "connections": 2,
+            "steady_s": 5.0,
+            "threads": 2,
+        },
+        quick={
+            "items": 20_000,
+            "users": 100_000,
+            "ivf_from": 10_000,
+            "changed_users": 2_000,
+            "connections": 2,
+            "steady_s": 0.5,
+            "threads": 1,
+        },
+    ),
 )
 
 

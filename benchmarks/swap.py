@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,19 +126,19 @@ def _touching(
 
 
 class Peak:
-    """The most memory of a process that was resident while this was open."""
+    """The most memory of a process that was resident while this was open, or that `read` gives."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid, self.bytes = pid, 0
+    def __init__(self, pid: int, read: Callable[[int], int] = resident_bytes) -> None:
+        self._pid, self._read, self.bytes = pid, read, 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peak", daemon=True)
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_S):
-            self.bytes = max(self.bytes, resident_bytes(self._pid))
+            self.bytes = max(self.bytes, self._read(self._pid))
 
     def __enter__(self) -> Peak:
-        self.bytes = resident_bytes(self._pid)
+        self.bytes = self._read(self._pid)
         self._thread.start()
         return self
 

@@ -30,7 +30,7 @@ from models.registry import Registry
 from stream.columns import to_columns
 from stream.profiles import Profiles
 
-DEADLINE_S = 300.0
+DEADLINE_S = 600.0
 PAUSE_S = 0.01
 
 
@@ -98,6 +98,13 @@ class System:
         with self._log.open("ab") as log:
             self.server = ChildProcess("serve", command("serve", None), log, environment)
 
+    def start_empty(self, published: Published) -> None:
+        """The server, with nothing to serve yet, over a store that knows the histories."""
+        self.remember(published)
+        self.start_server()
+        self.until_alive()
+        self.empty_bytes = resident_bytes(self.pid)
+
     def stop_server(self) -> None:
         """By its id; nothing to do where none runs."""
         if self.server is not None:
@@ -114,7 +121,7 @@ class System:
     def remember(self, published: Published) -> None:
         """Give the store the histories of those who are asked for."""
         users, length = published.histories.shape
-        who = np.repeat(np.arange(users), length)
+        who = np.repeat(published.apart * np.arange(users), length)
         zeros = np.zeros(len(who), np.int32)
         events = data.typed(who, published.histories.ravel())
         batch = to_columns(events, zeros, zeros, np.arange(len(who)), zeros)
@@ -156,10 +163,7 @@ def serving(folder: Path, published: Published) -> Iterator[tuple[System, str]]:
     """The same with the server up, the bundle (its id is the second) served and the histories known."""
     with running(folder) as system:
         bundle = published.publish(system.registry)
-        system.remember(published)
-        system.start_server()
-        system.until_alive()
-        system.empty_bytes = resident_bytes(system.pid)
+        system.start_empty(published)
         system.point(bundle)
         system.until_served(bundle)
         yield system, bundle

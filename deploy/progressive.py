@@ -155,12 +155,11 @@ class ProgressiveValidation:
     def _open(self, bundle_id: str) -> _Version:
         bundle = self._registry.open_bundle(bundle_id)
         items = bundle.tensors(items_file(self._model))
+        keys, vectors = unpack_keys(items, "keys."), np.asarray(items["vectors"], np.float32)
         return _Version(
             bundle_id,
             bundle.manifest["watermark_ms"],
-            _Published(
-                PublishedModel.load(bundle, self._model), unpack_keys(items, "keys."), items["vectors"]
-            ),
+            _Published(PublishedModel.load(bundle, self._model), keys, vectors),
         )
 
 

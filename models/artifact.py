@@ -16,9 +16,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,8 @@ from models.tensor_file import Array, TensorFileError, map_tensor, read_tensors,
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 Content = Mapping[str, Array] | bytes | memoryview | Path
+Verify = bool | Literal["as_read"]
+"""Which digests are compared: all when it is opened, none, or each file's when it is first asked for."""
 
 
 class ArtifactError(RuntimeError):
@@ -72,10 +74,14 @@ def unpack_keys(tensors: Mapping[str, Array], prefix: str = "") -> pa.Array:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published directory whose manifest was read (and whose files were verified, when opened so)."""
+    """A published directory whose manifest was read (and whose files were verified, when opened so).
+
+    unverified: files whose digests are compared when they are asked for.
+    """
 
     root: Path
     manifest: dict[str, Any]
+    unverified: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def names(self) -> list[str]:
         """Every file the manifest names, sorted."""
@@ -86,9 +92,14 @@ class Artifact:
         return name in self.manifest["files"]
 
     def path(self, name: str) -> Path:
-        """Where a named file lies. Raises ArtifactError when the manifest does not name it."""
+        """Where a named file lies. Raises ArtifactError when the manifest does not name it, or its digest is
+        another.
+        """
         if not self.has(name):
             raise ArtifactError(self.root / name, "a file of the manifest", f"only {', '.join(self.names())}")
+        if name in self.unverified:
+            _check_digest(self.root / name, self.manifest["files"][name])
+            self.unverified.discard(name)
         return self.root / name
 
     def tensors(self, name: str, only: Container[str] | None = None) -> dict[str, Array]:
@@ -151,26 +162,36 @@ def publish(
     return Artifact(target, json.loads(text))
 
 
-def open_artifact(path: Path, verify: bool = True) -> Artifact:
-    """Open a published directory; `verify` compares the digest of every file (sizes always).
+def open_artifact(path: Path, verify: Verify = True) -> Artifact:
+    """Open a published directory; `verify` compares digests, sizes are compared always.
 
     Raises ArtifactError naming the file, the expected and the found value.
     """
     manifest = _read_manifest(path)
     for name, entry in manifest["files"].items():
-        file = path / name
         try:
-            size = file.stat().st_size
-            if size != entry["bytes"]:
-                raise ArtifactError(file, f"{entry['bytes']} bytes", f"{size} bytes")
-            if verify:
-                kind = DIGEST if DIGEST in entry else "sha256"  # as bundles before had it
-                got = digest_of(file, kind)
-                if got != entry[kind]:
-                    raise ArtifactError(file, f"{kind} {entry[kind]}", f"{kind} {got}")
+            size = (path / name).stat().st_size
         except OSError as error:
-            raise ArtifactError(file, f"{entry['bytes']} bytes", error.strerror or str(error)) from error
-    return Artifact(path, manifest)
+            raise _unreadable(path / name, entry, error) from error
+        if size != entry["bytes"]:
+            raise ArtifactError(path / name, f"{entry['bytes']} bytes", f"{size} bytes")
+        if verify is True:
+            _check_digest(path / name, entry)
+    return Artifact(path, manifest, set(manifest["files"]) if verify == "as_read" else set())
+
+
+def _check_digest(file: Path, entry: Mapping[str, Any]) -> None:
+    kind = DIGEST if DIGEST in entry else "sha256"  # as bundles before had it
+    try:
+        got = digest_of(file, kind)
+    except OSError as error:
+        raise _unreadable(file, entry, error) from error
+    if got != entry[kind]:
+        raise ArtifactError(file, f"{kind} {entry[kind]}", f"{kind} {got}")
+
+
+def _unreadable(file: Path, entry: Mapping[str, Any], error: OSError) -> ArtifactError:
+    return ArtifactError(file, f"{entry['bytes']} bytes", error.strerror or str(error))
 
 
 def remove(path: Path) -> None:

@@ -1,10 +1,11 @@
 """The daily bundle: everything needed to serve, to warm-start the next training and to encode new items.
 
-`bundles/<bundle_id>/` holds `models/<name>/<part>.safetensors`, `models/<name>/items.safetensors`,
-`models/<name>/index.faiss`, `channels/<name>/neighbours.safetensors` and `state.safetensors` of the
-item-to-item channels, `channels/popularity.safetensors`, `channels/blend.safetensors`,
-`channels/prerank.safetensors`, `channels/affinities.safetensors`, `rankers/<name>/<part>.safetensors` and
-`manifest.json` (models/artifact.py).
+`bundles/<bundle_id>/` holds `models/<name>/<part>.safetensors` (the parts `served.<table>` only with rows of
+half precision, models/half_rows.py), `models/<name>/items.safetensors`, `models/<name>/index.faiss`,
+`channels/<name>/neighbours.safetensors` and `state.safetensors` of the item-to-item channels,
+`channels/popularity.safetensors`, `channels/blend.safetensors`, `channels/prerank.safetensors`,
+`channels/affinities.safetensors`, `rankers/<name>/<part>.safetensors` and `manifest.json`
+(models/artifact.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from models.artifact import Artifact, ArtifactError, Content, open_artifact, publish
+from models.artifact import Artifact, ArtifactError, Content, Verify, open_artifact, publish
 
 FORMAT_VERSION = 2
 """2: histories as logs, target counts, popularity counts and hard negatives beside the rows of version 1."""
@@ -39,7 +40,8 @@ class BundleFields(msgspec.Struct, frozen=True, kw_only=True):
     parent: the bundle this one was warm-started from, "" for none.
     watermark_ms: event time up to which every event is in it; positions, seal_sequence: the same in the
     archive; catalogue_sequence: the same in the catalogue. models: name -> {"kind", "config", "features",
-    "index"}; channels: item-to-item channels, name -> {"kind", "config", "triggers"}; rankers: name ->
+    "index", "rows"} (rows: the precision of those in serving, absent where it is that of training);
+    channels: item-to-item channels, name -> {"kind", "config", "triggers"}; rankers: name ->
     {"kind", "config", "features", "joined_through_ms"} (both absent without any);
     gates: name -> result; versions: library -> version. created_ms: wall time of the writing, injected (not
     part of the identity).
@@ -120,7 +122,7 @@ def bundle_id(manifest: Mapping[str, Any]) -> str:
     return f"{moment:%Y%m%dT%H%M%S}{moment.microsecond // 1000:03d}-{digest[:12]}"
 
 
-def open_bundle(root: Path, bundle: str, verify: bool = True) -> Artifact:
+def open_bundle(root: Path, bundle: str, verify: Verify = True) -> Artifact:
     """Open `root`/bundles/`bundle`. Raises ArtifactError (file, expected, got) when it is not whole."""
     path = root / "bundles" / bundle
     artifact = open_artifact(path, verify)

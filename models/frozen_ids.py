@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from models import frozen_ids_kernels as kernels
-from models.arrays import Float32Array, Int32Array, Int64Array, Tensors, UInt8Array
+from models.arrays import Float16Array, Float32Array, Int32Array, Int64Array, Tensors, UInt8Array
 from models.key_bytes import key_buffers, keys_from_buffers
 from models.pacing import rest
 
@@ -63,7 +63,8 @@ class FrozenIds:
         """The table that IdTable.state() described; of its arrays those of STATE. KeyError for a missing
         one.
         """
-        return cls(state["key_bytes"], state["key_offsets"], state["row"].astype(np.int32), gaps=True)
+        rows = np.asarray(state["row"], np.int32)
+        return cls(state["key_bytes"], state["key_offsets"], rows, gaps=True)
 
     @property
     def entry_capacity(self) -> int:
@@ -83,14 +84,16 @@ class FrozenIds:
         kernels.lookup(data, offsets, self._bits, self._slots, self._arena, self._offsets, entries)
         return entries
 
-    def read_rows(self, keys: pa.Array, weights: Float32Array, values: Float32Array) -> None:
-        """values[i] = weights[row of key i], float32[N, E] and float32[rows, E]; a key without a row leaves
-        its own as it is. Weights cannot be written to (read_only()).
+    def read_rows(self, keys: pa.Array, weights: Float32Array | Float16Array, values: Float32Array) -> None:
+        """values[i] = weights[row of key i], float32[N, E] and float32 or float16[rows, E]; a key without a
+        row leaves its own as it is. Weights cannot be written to (read_only()).
         """
         data, offsets = _asked(keys)
-        kernels.read_rows(
-            data, offsets, self._bits, self._slots, self._arena, self._offsets, self._rows, weights, values
-        )
+        ids = self._bits, self._slots, self._arena, self._offsets, self._rows
+        if weights.dtype == np.float16:
+            kernels.read_half_rows(data, offsets, *ids, weights.view(np.uint16), values)
+        else:
+            kernels.read_rows(data, offsets, *ids, np.asarray(weights, np.float32), values)
 
     def keys(self) -> pa.StringArray:
         """Keys by entry, "" for gaps; no copy."""

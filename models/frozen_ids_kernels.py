@@ -7,11 +7,21 @@ Linear probing from the hash's high half, scaled to the number of slots; the byt
 
 import numpy as np
 
-from models.arrays import Float32Array, Index, Int32Array, Int64Array, UInt8Array, UInt32Array
+from models.arrays import (
+    Float32Array,
+    Index,
+    Int32Array,
+    Int64Array,
+    UInt8Array,
+    UInt16Array,
+    UInt32Array,
+)
 from models.key_bytes import hash_bytes, same_bytes
-from models.native import FLOATS_OF_A_LINE, compiled, compiled_into, prefetch
+from models.native import LINE_BYTES, compiled, compiled_into, prefetch
 
 _BLOCK = 256
+_TO_SINGLE = np.float32(2.0**112)
+"""Exponents of half precision count from -15, those of single from -127."""
 
 
 @compiled_into
@@ -119,6 +129,29 @@ def lookup(
             entries[first + i] = _find(data, start, end, hashes[i], bits, slots, arena, key_offsets)[0]
 
 
+@compiled_into
+def _places(
+    data: UInt8Array,
+    offsets: Int32Array,
+    bits: np.uint64,
+    slots: UInt32Array,
+    arena: UInt8Array,
+    key_offsets: Int32Array,
+    rows: Int32Array,
+    weights: Float32Array | UInt16Array,
+) -> Int64Array:
+    """Row of every key, int64[N], -1 = none; each is asked for here, so that all of them wait together."""
+    places = np.empty(len(offsets) - 1, np.int64)
+    lookup(data, offsets, bits, slots, arena, key_offsets, places)
+    for i in range(len(places)):
+        if places[i] >= 0 and len(rows):
+            places[i] = rows[places[i]] if rows[places[i]] > 0 else -1
+        if places[i] >= 0:
+            for column in range(0, weights.shape[1], LINE_BYTES // weights.itemsize):
+                prefetch(weights, places[i] * weights.shape[1] + column)
+    return places
+
+
 @compiled
 def read_rows(
     data: UInt8Array,
@@ -134,14 +167,36 @@ def read_rows(
     """values[i] = weights[row of key i]; keys without a row leave theirs as it is. No rows: the entry is
     it.
     """
-    places = np.empty(len(offsets) - 1, np.int64)
-    lookup(data, offsets, bits, slots, arena, key_offsets, places)
-    for i in range(len(places)):
-        if places[i] >= 0 and len(rows):
-            places[i] = rows[places[i]] if rows[places[i]] > 0 else -1
-        if places[i] >= 0:  # asked for here, read below: the rows wait together
-            for column in range(0, weights.shape[1], FLOATS_OF_A_LINE):
-                prefetch(weights, places[i] * weights.shape[1] + column)
+    places = _places(data, offsets, bits, slots, arena, key_offsets, rows, weights)
     for i in range(len(places)):
         if places[i] >= 0:
             values[i] = weights[places[i]]
+
+
+@compiled
+def read_half_rows(
+    data: UInt8Array,
+    offsets: Int32Array,
+    bits: np.uint64,
+    slots: UInt32Array,
+    arena: UInt8Array,
+    key_offsets: Int32Array,
+    rows: Int32Array,
+    weights: UInt16Array,
+    values: Float32Array,
+) -> None:
+    """The same from weights of half precision, of which uint16[rows, E] are the bits, finite ones; exactly.
+
+    Sign and the other bits go where those of single precision stand: 2^112 too small, for normal and
+    subnormal numbers alike. Quicker than a table of all 65,536 or NumPy's conversion of what was gathered.
+    """
+    places = _places(data, offsets, bits, slots, arena, key_offsets, rows, weights)
+    of_values = values.view(np.uint32)
+    for i in range(len(places)):
+        if places[i] >= 0:
+            for column in range(weights.shape[1]):
+                half = np.uint32(weights[places[i], column])
+                sign = (half & np.uint32(0x8000)) << np.uint32(16)
+                of_values[i, column] = sign | ((half & np.uint32(0x7FFF)) << np.uint32(13))
+            for column in range(weights.shape[1]):
+                values[i, column] *= _TO_SINGLE

@@ -1,6 +1,6 @@
 """The base item index: an exact scan, HNSW or IVF on faiss by size, tuned at build time to a target recall.
 
-Inner product over float32[N, D]. Scores are always fp32 dot products of the published vectors. Every search
+Inner product over [N, D]. Scores are always fp32 dot products of the published vectors. Every search
 takes a bitmap of the items that may be returned, and returns min(k, allowed) of them, whatever the index
 kind.
 """
@@ -23,6 +23,7 @@ from models.artifact import Artifact, ArtifactError, Content, pack_keys, unpack_
 from models.bitmap import is_set
 from models.bundle import index_file, items_file
 from models.graph_walk import GraphWalk
+from models.half_rows import Rows, halved
 from models.index_bytes import index_bytes, read_index
 from models.index_graphs import build_hnsw, build_ivf, build_lifted_hnsw
 
@@ -58,14 +59,14 @@ class IndexConfig(BaseModel):
 
 @dataclass(frozen=True)
 class BaseIndex:
-    """An immutable index over vectors float32[N, D] (row = position).
+    """An immutable index over vectors [N, D] (row = position), float16 only beside inverted lists.
 
     effort: efSearch of HNSW, nprobe of IVF, 0 for exact. recall: measured against exact at build time.
     """
 
     kind: Kind
     index: Any
-    vectors: Float32Array
+    vectors: Rows
     effort: int = 0
     recall: float = 1.0
     seconds: float = 0.0
@@ -75,7 +76,7 @@ class BaseIndex:
 
     @cached_property
     def _walk(self) -> GraphWalk:
-        return GraphWalk(self.index, self.vectors)
+        return GraphWalk(self.index, np.asarray(self.vectors, np.float32))
 
     def search(
         self, u_BD: Float32Array, k: int, allowed: UInt8Array | None = None, allowed_count: int | None = None
@@ -113,7 +114,7 @@ class BaseIndex:
             return found
         effort = min(effort, self.index.nlist)
         parameters = _unmasked(effort) if allowed is None else _parameters(effort, allowed)
-        # Quantised lists propose twice as many; the fp32 vectors decide.
+        # Quantised lists propose twice as many; the vectors decide, by products in fp32.
         _, proposed = self.index.search(u_BD, min(2 * k, len(self)), params=parameters)
         return rescored(self.vectors, u_BD, proposed, k)
 
@@ -131,17 +132,21 @@ def _unmasked(effort: int) -> Any:
 
 
 def rescored(
-    vectors: Float32Array, u_BD: Float32Array, proposed_BM: Int64Array, k: int
+    vectors: Rows, u_BD: Float32Array, proposed_BM: Int64Array, k: int
 ) -> tuple[Float32Array, Int64Array]:
     """The best k of proposed positions int64[B, M] (-1 = none) by fp32 dot product, best first."""
-    scores = np.einsum("bmd,bd->bm", vectors[np.maximum(proposed_BM, 0)], u_BD).astype(np.float32)
+    v_BMD = np.asarray(vectors[np.maximum(proposed_BM, 0)], np.float32)
+    scores = np.einsum("bmd,bd->bm", v_BMD, u_BD).astype(np.float32)
     scores[proposed_BM < 0] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(proposed_BM, order, 1)
 
 
-def build_index(vectors: Float32Array, config: IndexConfig, queries: Float32Array | None = None) -> BaseIndex:
-    """Build and tune an index over vectors float32[N, D].
+def build_index(
+    vectors: Float32Array, config: IndexConfig, queries: Float32Array | None = None, half: bool = False
+) -> BaseIndex:
+    """Build and tune an index over vectors float32[N, D]; half: those beside inverted lists are kept in half
+    precision, and it is tuned with them.
 
     queries: float32[Q, D] user vectors to tune on (item-like queries do not stand for users); without them,
     items. When no effort reaches `recall_target` the exact index is taken instead.
@@ -156,10 +161,11 @@ def build_index(vectors: Float32Array, config: IndexConfig, queries: Float32Arra
     sample = vectors if queries is None or not len(queries) else np.ascontiguousarray(queries, np.float32)
     sample = sample[np.linspace(0, len(sample) - 1, min(config.tuning_queries, len(sample))).astype(np.int64)]
     kind: Kind = "ivf" if len(vectors) >= config.ivf_from else "hnsw"
+    kept: Rows = halved(vectors, "item vectors") if half and kind == "ivf" else vectors
     for index in _candidates(kind, vectors, config):
-        effort, recall = _tune(BaseIndex(kind, index, vectors), sample, config)
+        effort, recall = _tune(BaseIndex(kind, index, kept), sample, config)
         if recall >= config.recall_target:
-            return BaseIndex(kind, index, vectors, effort, recall, time.perf_counter() - began)
+            return BaseIndex(kind, index, kept, effort, recall, time.perf_counter() - began)
     return _exact(vectors, began)
 
 
@@ -177,23 +183,22 @@ def item_files(
     vectors: Float32Array,
     config: IndexConfig,
     queries: Float32Array | None = None,
+    half: bool = False,
 ) -> tuple[dict[str, Content], dict[str, Any]]:
     """Everything a bundle holds about one model's items: (files, the manifest's `models[model]["index"]`).
+    half: as in build_index().
 
     Golden queries (some of `queries`, else of the items) and their exact best scores go along: a server
     checks its loaded index with them.
     """
     if len(keys) != len(vectors):
         raise ValueError(f"{model}: expected as many keys as vectors, got {len(keys)} and {len(vectors)}")
-    base = build_index(vectors, config, queries)
-    source = (
-        base.vectors if queries is None or not len(queries) else np.ascontiguousarray(queries, np.float32)
-    )
-    golden = (
-        source[np.linspace(0, len(source) - 1, min(8, len(source))).astype(np.int64)]
-        if len(source)
-        else source
-    )
+    base = build_index(vectors, config, queries, half)
+    source: Rows = base.vectors
+    if queries is not None and len(queries):
+        source = np.ascontiguousarray(queries, np.float32)
+    some = np.linspace(0, len(source) - 1, min(8, len(source))).astype(np.int64)
+    golden = np.asarray(source[some], np.float32)
     scores, _ = (
         _scan(base.vectors, golden, min(10, len(base)), None) if len(base) else _nothing(len(golden), 0)
     )
@@ -335,12 +340,12 @@ def _found(index: BaseIndex, queries: Float32Array, k: int, exact: Float32Array,
 
 
 def _scan(
-    vectors: Float32Array, u_BD: Float32Array, k: int, allowed: UInt8Array | None
+    vectors: Rows, u_BD: Float32Array, k: int, allowed: UInt8Array | None
 ) -> tuple[Float32Array, Int64Array]:
     """Exact best k by brute force over chunks of items (the fallback, and the yardstick of the tuning)."""
     best = _nothing(len(u_BD), k)
     for first in range(0, len(vectors), 1 << 18):
-        part = vectors[first : first + (1 << 18)]
+        part = np.asarray(vectors[first : first + (1 << 18)], np.float32)
         positions = np.arange(first, first + len(part))
         scores = u_BD @ part.T
         if allowed is not None:

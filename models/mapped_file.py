@@ -54,3 +54,18 @@ def touch(data: UInt8Array) -> None:
     for begin in range(0, len(data), BLOCK_BYTES):
         np.bitwise_or.reduce(data[begin : begin + BLOCK_BYTES : mmap.PAGESIZE], initial=0)
         rest()
+
+
+def read_scattered(data: UInt8Array) -> None:
+    """Mapped bytes are read a row here and one there: where a page was pushed out of memory, it comes back
+    alone.
+
+    As it was mapped, to be read as a whole, 2 MiB or more come with it: right for an index, of which a search
+    reads much; for a row too long to wait, and as much is pushed out elsewhere. Huge pages that are there
+    stay.
+    """
+    if len(data):
+        address = data.ctypes.data
+        begin = address - address % mmap.PAGESIZE
+        for advice in (mmap.MADV_NOHUGEPAGE, mmap.MADV_RANDOM):
+            _advise(begin, address + len(data) - begin, advice)

@@ -79,5 +79,7 @@ float_bits = cast(Callable[[np.float32], np.int32], intrinsic(_same_bits(types.f
 """The four bytes of a float as an integer, for compiled code only."""
 float_of = cast(Callable[[np.int32], np.float32], intrinsic(_same_bits(types.int32, types.float32)))
 """The inverse."""
-FLOATS_OF_A_LINE = 16
-"""float32 of a cache line."""
+LINE_BYTES = 64
+"""Of a cache line."""
+FLOATS_OF_A_LINE = LINE_BYTES // 4
+"""float32 of one."""

@@ -69,7 +69,8 @@ def precompile() -> None:
     published = np.zeros((9, 4), np.float32)  # rows as a server reads them
     ids = FrozenIds.of_unique(keys.unique())
     ids.lookup(keys)
-    ids.read_rows(keys, read_only(published), np.empty((_EVENTS, 4), np.float32))
+    for rows in (published, published.astype(np.float16)):
+        ids.read_rows(keys, read_only(rows), np.empty((_EVENTS, 4), np.float32))
     perceptron(published, *packed([(published[:4], published[4]), (published[:4], None)]))
     weighted_sums(published[0], published, np.array([0, 4]), published[:1], 0)
     to_unit_length(published, 1.0)

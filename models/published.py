@@ -24,6 +24,7 @@ from models.encoding import encode_items, encode_queries, popularity_codes
 from models.features import FeatureColumns
 from models.few_users import FewUsers
 from models.frozen_ids import STATE, FrozenIds, read_only
+from models.half_rows import Rows, halved, rows_part
 from models.key_bytes import key_array
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
@@ -50,10 +51,10 @@ class PublishedFiles(ModelFiles, Protocol):
 
 @dataclass(frozen=True)
 class _Overlay:
-    """Rows of deltas over one table: ids gives every key its row of rows float32[n, E]."""
+    """Rows of deltas over one table: ids gives every key its row of rows [n, E], precise as the table is."""
 
     ids: FrozenIds
-    rows: Float32Array
+    rows: Rows
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class PublishedModel:
     _request_features: FeatureColumns
     _item_features: FeatureColumns
     _ids: Mapping[str, FrozenIds]
-    _rows: Mapping[str, Float32Array]
+    _rows: Mapping[str, Rows]
     _overlays: Mapping[str, _Overlay]
     _few_users: FewUsers | None
 
@@ -84,9 +85,10 @@ class PublishedModel:
         model.requires_grad_(False)
         model.eval()
         ids: dict[str, FrozenIds] = {}
-        rows: dict[str, Float32Array] = {}
+        rows: dict[str, Rows] = {}
         for table in row_widths(config, features):
-            file = f"models/{name}/table.{table}.safetensors"
+            part = rows_part(table, files.manifest["models"][name])
+            file = f"models/{name}/{part}.safetensors"
             if ids_name(table) == table:
                 ids[table] = FrozenIds.from_state(ids_state(files.tensors(file, _STATE)))
             if table == "item" and not config.shared_items:  # read for new items only, by no request
@@ -142,12 +144,17 @@ class PublishedModel:
                 raise KeyError(f"delta: no table {table!r}; the model has {', '.join(self._rows)}")
             cold = self._rows[table][:1]
             removed = tombstones.get(table, pa.array([], pa.string()))
-            keys, values = rows.get(table, (pa.array([], pa.string()), cold[:0]))
-            if values.shape != (len(keys), cold.shape[1]):
+            keys, changed = rows.get(
+                table, (pa.array([], pa.string()), np.empty((0, cold.shape[1]), np.float32))
+            )
+            if changed.shape != (len(keys), cold.shape[1]):
                 raise ValueError(
-                    f"delta: table {table}: expected rows {(len(keys), cold.shape[1])}, got {values.shape}"
+                    f"delta: table {table}: expected rows {(len(keys), cold.shape[1])}, got {changed.shape}"
                 )
-            for laid, of_them in ((removed, np.repeat(cold, len(removed), axis=0)), (keys, values)):
+            whole = cold.dtype == np.float32
+            values: Rows = np.asarray(changed, np.float32) if whole else halved(changed, f"table {table}")
+            nobodys: Rows = cold[np.zeros(len(removed), np.int64)]
+            for laid, of_them in ((removed, nobodys), (keys, values)):
                 if len(laid):
                     overlays[table] = _laid_over(overlays.get(table), laid, of_them)
         return replace(self, _overlays=overlays)
@@ -172,14 +179,14 @@ class PublishedModel:
         return values
 
 
-def _laid_over(overlay: _Overlay | None, keys: pa.Array, values: Float32Array) -> _Overlay:
+def _laid_over(overlay: _Overlay | None, keys: pa.Array, values: Rows) -> _Overlay:
     """A copy of `overlay` in which `keys` have `values`. ValueError for a repeated or an empty key."""
     if overlay is None:
-        return _Overlay(FrozenIds.of_unique(keys), read_only(np.asarray(values, np.float32)))
+        return _Overlay(FrozenIds.of_unique(keys), read_only(values))
     at = overlay.ids.lookup(keys)
     new = at < 0
     held = overlay.ids.entry_capacity
-    rows = np.empty((held + int(new.sum()), values.shape[1]), np.float32)
+    rows = np.empty((held + int(new.sum()), values.shape[1]), values.dtype)
     rows[:held] = overlay.rows
     rows[at[~new]] = values[~new]
     rows[held:] = values[new]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.artifact import TEMPORARY, Artifact, ArtifactError, Content, remove, sweep
+from models.artifact import TEMPORARY, Artifact, ArtifactError, Content, Verify, remove, sweep
 from models.bundle import BundleFields, open_bundle, write_bundle
 from models.delta import Delta, delta_path, open_delta, write_delta
 from models.pointer import read_pointer_file
@@ -56,7 +56,7 @@ class Registry:
         name = write_delta(self.root, delta).root.name
         return DeltaRef(base, delta.fields.sequence, name.endswith("-cumulative"))
 
-    def open_bundle(self, bundle: str, verify: bool = True) -> Artifact:
+    def open_bundle(self, bundle: str, verify: Verify = True) -> Artifact:
         """Open a bundle. Raises ArtifactError when it is not whole."""
         return open_bundle(self.root, bundle, verify)
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from models.mapped_file import map_file, touch
+from models.mapped_file import map_file, read_scattered, touch
 
 Array = npt.NDArray[Any]
 
@@ -95,6 +95,7 @@ def read_tensors(path: Path, only: Container[str] | None = None) -> dict[str, Ar
                 mapped = _mapped(path, place) if place.nbytes >= _MAPPED_FROM else None
                 if mapped is not None:
                     touch(mapped.reshape(-1).view(np.uint8))
+                    read_scattered(mapped.reshape(-1).view(np.uint8))
                 arrays[name] = _read(path, file, place) if mapped is None else mapped
     return arrays
 
@@ -108,7 +109,10 @@ def map_tensor(path: Path, name: str) -> Array:
         if name not in places:
             raise TensorFileError(f"{path}: expected a tensor {name!r}, got {', '.join(places)}")
         mapped = _mapped(path, places[name])
-        return _read(path, file, places[name]) if mapped is None else mapped
+        if mapped is None:
+            return _read(path, file, places[name])
+        read_scattered(mapped.reshape(-1).view(np.uint8))
+        return mapped
 
 
 def _mapped(path: Path, place: _Place) -> Array | None:

@@ -219,7 +219,8 @@ class _Version:
         for name in opened.manifest["models"]:
             items = load_items(opened, name)
             self.towers[name] = load_tower(opened, name)
-            self.vectors[name] = dict(zip(items.keys.to_pylist(), items.base.vectors, strict=True))
+            published = np.asarray(items.base.vectors, np.float32)
+            self.vectors[name] = dict(zip(items.keys.to_pylist(), published, strict=True))
         self.item_to_item: dict[str, ItemToItemConfig] = {}
         self.neighbours: dict[str, dict[str, dict[str, float]]] = {}
         for name, entry in opened.manifest.get("channels", {}).items():

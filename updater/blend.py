@@ -92,7 +92,8 @@ class BlendRefit:
         if self._asked is None:
             self._asked = _Asked(moments, learner.target_keys(chosen), asked_ms, places)
         items = load_items(self._parent, name)
-        self._said[name] = _Model(learner.queries(moments), items.keys, items.base.vectors)
+        vectors = np.asarray(items.base.vectors, np.float32)
+        self._said[name] = _Model(learner.queries(moments), items.keys, vectors)
 
     def fitted(self) -> Fitted:
         """Blend and pre-rank network after this stretch; the parent's where nothing could be asked."""

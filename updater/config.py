@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from models.half_rows import Precision
+
 
 class UpdateConfig(BaseModel):
     """How the incremental updater and the full retrain run."""
@@ -40,6 +42,12 @@ class UpdateConfig(BaseModel):
         description="Kinds of events by which a user meets an item, impressions first of all: the pre-rank "
         "network then reads as well whether the user met a candidate before, and how much it is met together "
         "with what the user met last. profiles.history_kinds needs them too.",
+    )
+    rows_precision: Precision = Field(
+        "float32",
+        description="Rows of users and items as servers hold them, those of deltas too, and vectors of items "
+        "beside inverted lists (index.ivf_from). float16: full retrains write the rows once more, half as "
+        "large, for servers; training goes on from its own.",
     )
     seed: int = Field(7, description="Seed of the daily shuffle; a model's own seed is in its section.")
     threads: int = Field(1, ge=1, description="Torch threads of the consumer's incremental steps.")

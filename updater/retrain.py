@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from models.affinity_counts import AffinityCounts
 from models.artifact import Content
 from models.bundle import BLEND_FILE, PRERANK_FILE, PRERANK_GATE, BundleFields
+from models.half_rows import half_rows
 from models.index import IndexConfig, item_files
 from models.pointer import Pointer, PointerStore, StalePointer
 from models.registry import Registry
@@ -109,7 +110,11 @@ class FullRetrain:
             progress=progress,
             before=blend.ask if blend else ask_nobody,
         )
-        files: dict[str, Content] = dict(state.files())
+        saved = state.files()
+        files: dict[str, Content] = dict(saved)
+        if self.config.rows_precision == "float16":
+            for name in state.learners:
+                files |= half_rows(name, saved)
         gates: dict[str, Any] = {}
         if blend:
             fitted = blend.fitted()
@@ -191,14 +196,16 @@ class FullRetrain:
         catalogue_sequence: int,
         progress: Progress,
     ) -> str:
-        models = {}
+        models, half = {}, self.config.rows_precision == "float16"
         for place, (name, learner) in enumerate(state.learners.items()):
             progress("index", place, len(trained))
             keys, vectors = learner.item_vectors()
-            indexed, report = item_files(name, keys, vectors, self.index, trained[name].queries)
+            indexed, report = item_files(name, keys, vectors, self.index, trained[name].queries, half)
             gates[name] = check_model(name, trained[name].loss, vectors, report)
             files |= indexed
             models[name] = {**learner.describe(), "index": report}
+            if half:
+                models[name]["rows"] = self.config.rows_precision
         neighbours, channels = state.channels.published()
         files |= neighbours
         progress("publish", 0, 1)

@@ -68,6 +68,15 @@ TINY: dict[str, dict[str, Any]] = {
     "growth:users": {"sizes": (20, 40), "events": 50, "rounds": 1},
     "growth:history": {"lengths": (3, 9), "items": 200, "samples": 64, "calls": 3, "rounds": 1},
     "growth:items": {"sizes": (150, 300), "queries": 3, "rounds": 1},
+    "large:served": {
+        "items": 2_000,
+        "users": 5_000,
+        "ivf_from": 100,
+        "changed_users": 50,
+        "connections": 2,
+        "steady_s": 0.1,
+        "threads": 1,
+    },
 }
 
 

@@ -220,6 +220,19 @@ def test_unverified_open_still_refuses_a_broken_tensor_file(tmp_path):
         opened.path("unnamed")
 
 
+def test_what_is_read_is_verified_and_nothing_else(tmp_path):
+    publish(tmp_path / "t", FILES, FIELDS)
+    damage_flip(tmp_path / "t")
+    opened = open_artifact(tmp_path / "t", verify="as_read")
+    assert opened.tensors("a/x.safetensors")
+    for _ in range(2):  # it stays refused
+        with pytest.raises(ArtifactError, match=r"b.bin: expected blake3 \w{64}, got blake3 \w{64}"):
+            opened.path("b.bin")
+    (tmp_path / "t" / "b.bin").write_bytes(b"another size")
+    with pytest.raises(ArtifactError, match=r"b.bin: expected 5 bytes, got 12 bytes"):
+        open_artifact(tmp_path / "t", verify="as_read")
+
+
 def test_sweep_leaves_a_living_writer_alone(tmp_path):
     with artifact._written_aside(tmp_path, "t") as aside:
         assert sweep(tmp_path) == []

@@ -57,6 +57,38 @@ def test_recall_against_exact_is_reached_and_recorded(world, kind, tmp_path):
     assert (golden[:, 0] >= loaded.golden_scores[:, 0] - 1e-4).mean() >= 0.8
 
 
+def test_vectors_beside_inverted_lists_may_be_of_half_precision(world, tmp_path):
+    items, users = world
+    halves, keys = items.astype(np.float16), pa.array([f"i{n}" for n in range(len(items))])
+    files, report = item_files("m", keys, items, CONFIGS["ivf"], users[:200], half=True)
+    registry = Registry(tmp_path)
+    bundle = registry.publish_bundle(files, BundleFields(watermark_ms=1, models={"m": {"index": report}}))
+    loaded = load_items(registry.open_bundle(bundle), "m")
+    assert loaded.base.vectors.dtype == np.float16
+    np.testing.assert_array_equal(loaded.base.vectors, halves)
+    index, rounded = ItemIndex.over(loaded.keys, loaded.base), halves.astype(np.float32)
+    assert recall(index, users[200:], items, 50) >= CONFIGS["ivf"].recall_target - 0.02  # of the whole ones
+    few = np.full((len(items) + 7) // 8, 0, np.uint8)
+    few[0] = 0b10010110
+    for scores, found in (index.search(users[:9], 5), loaded.base.search(users[:9], 5, few, 4)):
+        there = found >= 0
+        products = np.einsum("bkd,bd->bk", rounded[np.maximum(found, 0)], users[:9])
+        np.testing.assert_allclose(scores[there], products[there], rtol=1e-5, atol=1e-5)
+    assert np.sort(found[:, :4], axis=1).tolist() == [[1, 2, 4, 7]] * 9
+    np.testing.assert_array_equal(index.vectors_of(np.array([3, 5])), rounded[[3, 5]])
+    best = np.sort(loaded.golden_queries @ rounded.T, axis=1)[:, :-11:-1]
+    np.testing.assert_allclose(loaded.golden_scores, best, rtol=1e-5)
+    for kind in ("exact", "hnsw"):  # which hold the vectors themselves
+        config = CONFIGS[kind]
+        whole, half = (item_files("m", keys, items, config, users, half)[0] for half in (False, True))
+        for file, content in whole.items():
+            if isinstance(content, dict):
+                for name, array in content.items():
+                    np.testing.assert_array_equal(array, half[file][name])
+            else:
+                assert bytes(content) == bytes(half[file])
+
+
 def test_unreachable_target_falls_back_to_exact(world):
     items, users = world
     strict = IndexConfig(exact_below=100, hnsw_links=2, hnsw_construction=4, recall_target=1.0)

@@ -1,9 +1,11 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.mapped_file import map_file, touch
+from models.mapped_file import _advise, map_file, read_scattered, touch
+from models.tensor_file import map_tensor, read_tensors, write_tensors
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 3_000_001])
@@ -35,6 +37,40 @@ def test_takes_memory_once_it_is_touched_and_none_when_it_is_gone(tmp_path):
     assert resident() >= before + size * 3 // 4
     del mapped
     assert resident() < before + size // 4
+
+
+def scattered(path):
+    mapped = map_file(path)
+    touch(mapped)
+    read_scattered(mapped)
+    return mapped
+
+
+WAYS = (
+    scattered,
+    lambda path: read_tensors(path)["a"],
+    lambda path: map_tensor(path, "a"),
+)
+
+
+@pytest.mark.parametrize("mapping", WAYS, ids=("mapped", "read_tensors", "map_tensor"))
+def test_a_page_that_was_pushed_out_comes_back_alone(tmp_path, mapping):
+    path, size = tmp_path / "x", 64 << 20
+    with path.open("wb") as file:
+        write_tensors(file, {"a": np.full(size, 7, np.uint8)})
+        os.fsync(file.fileno())  # the kernel drops no page that is not written yet
+
+    def read_bytes() -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+    mapped = mapping(path)
+    _advise(mapped.ctypes.data // 4096 * 4096, len(mapped), 21)  # MADV_PAGEOUT
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
+    before, places = read_bytes(), np.random.default_rng(0).integers(4096, size - 4096, 20)
+    assert (mapped[places] == 7).all()
+    assert read_bytes() - before <= 2 * 20 * 4096
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path):

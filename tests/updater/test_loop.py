@@ -13,9 +13,11 @@ import pytest
 from models.artifact import PublishConflict
 from models.delta import Delta, DeltaFields
 from models.learner import CatalogueColumns, FeatureConfig, Learner, PublishedModel, Samples
+from models.moments import one_moment
 from models.pointer import Pointer
 from models.registry import DeltaRef
-from tests.updater.world import CONFIG, HOUR, ITEMS, RECIPE, START, World
+from tests.updater.world import CONFIG, HOUR, ITEMS, RECIPE, START, UPDATE, World
+from updater.config import UpdateConfig
 from updater.incremental import IncrementalUpdater
 from updater.retrain import NothingToTrain
 from updater.state import RecipeChanged, TrainingState
@@ -147,6 +149,51 @@ def test_deltas_laid_over_the_bundle_are_the_updaters_state(world: World) -> Non
     np.testing.assert_array_equal(served.queries(moments).vectors, whole.queries(moments).vectors)
     stale = PublishedModel.load(world.registry.open_bundle(first), NAME).queries(moments).vectors
     assert np.abs(stale - served.queries(moments).vectors).max() > 1e-4  # the deltas did something
+
+
+def test_rows_of_half_precision_are_served_and_never_trained_on(world: World, tmp_path: Path) -> None:
+    """Two retrains with them and hourly updates between: every other file, and every delta, is to the byte
+    what it is without them, and what is served comes from them alone.
+    """
+    halved = UPDATE.model_copy(update={"rows_precision": "float16"})
+    bundles, worlds = [], (World(tmp_path / "whole"), world)
+    worlds[0].pass_hours(0, 6)
+    for one, config in zip(worlds, (UPDATE, halved), strict=True):
+        first = one.retrain(6, config=config)
+        updater = one.updater()
+        updater.advance()
+        one.pass_hours(6, 8)
+        updater.advance()
+        bundles.append([one.registry.open_bundle(name) for name in (first, one.retrain(8, config=config))])
+    whole, half = bundles
+    for one, other in zip(whole, half, strict=True):
+        assert "rows" not in one.manifest["models"][NAME]
+        assert other.manifest["models"][NAME]["rows"] == "float16"
+        served = {f"models/{NAME}/served.{table}.safetensors" for table in ("user", "item", "history_item")}
+        assert set(other.names()) - set(one.names()) == served
+        for file in one.names():
+            assert one.path(file).read_bytes() == other.path(file).read_bytes(), file
+    deltas = [
+        one.registry.open_delta(DeltaRef(b[0].root.name, 2, False))
+        for one, b in zip(worlds, bundles, strict=True)
+    ]
+    rows = [delta.tables[NAME]["user"] for delta in deltas]
+    assert rows[0].rows.tobytes() == rows[1].rows.tobytes()
+
+    moments = one_moment("#1", START, [("i1", START - 1)])
+    expected = PublishedModel.load(whole[1], NAME).queries(moments).vectors
+    for file in half[1].names():
+        if "/table." in file:
+            half[1].path(file).write_bytes(b"x" * half[1].path(file).stat().st_size)
+    opened = world.registry.open_bundle(half[1].root.name, verify="as_read")
+    got = PublishedModel.load(opened, NAME).queries(moments).vectors
+    np.testing.assert_allclose(got, expected, atol=2e-3)
+    assert (got != expected).any()
+
+
+def test_a_precision_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"rows_precision(.|\n)*'float32' or 'float16'"):
+        UpdateConfig.model_validate({"rows_precision": "int8"})
 
 
 def test_empty_intervals_publish_empty_deltas(world: World) -> None:
