@@ -15,7 +15,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from models.arrays import Float32Array, Index, Int64Array
-from models.native import FLOATS_OF_A_LINE, compiled, compiled_into
+from models.native import FLOATS_OF_A_LINE, LINE_BYTES, compiled, compiled_into
 
 cgutils: Any = _cgutils  # it has no types
 _LANES = 16
@@ -136,7 +136,7 @@ def packed(layers: Sequence[tuple[Float32Array, Float32Array | None]]) -> tuple[
         place[:] = begin, weight_OI.shape[1], len(weight_OI)
         begin += -(-(weight_OI.size + len(weight_OI)) // FLOATS_OF_A_LINE) * FLOATS_OF_A_LINE
     room = np.zeros(begin + FLOATS_OF_A_LINE, np.float32)
-    weights = room[-room.ctypes.data % (4 * FLOATS_OF_A_LINE) // room.itemsize :][:begin]
+    weights = room[-room.ctypes.data % LINE_BYTES // room.itemsize :][:begin]
     for (first, inputs, outputs), (weight_OI, bias) in zip(places.tolist(), layers, strict=True):
         end = first + inputs * outputs
         weights[first:end] = weight_OI.T.ravel()

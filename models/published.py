@@ -28,6 +28,7 @@ from models.half_rows import Rows, halved, rows_part
 from models.key_bytes import key_array
 from models.model_config import FeatureConfig, ModelConfig
 from models.moments import Moments
+from models.pacing import BLOCK_BYTES, rest
 from models.popularity_layout import PopularityLayout
 from models.query import Queries
 from models.table_names import ids_name, ids_state, row_widths
@@ -186,10 +187,15 @@ def _laid_over(overlay: _Overlay | None, keys: pa.Array, values: Rows) -> _Overl
     at = overlay.ids.lookup(keys)
     new = at < 0
     held = overlay.ids.entry_capacity
+    at[new] = np.arange(held, held + int(new.sum()))
     rows = np.empty((held + int(new.sum()), values.shape[1]), values.dtype)
-    rows[:held] = overlay.rows
-    rows[at[~new]] = values[~new]
-    rows[held:] = values[new]
+    block = max(1, BLOCK_BYTES // values[:1].nbytes)
+    for begin in range(0, held, block):
+        rows[begin : min(begin + block, held)] = overlay.rows[begin : begin + block]
+        rest()
+    for begin in range(0, len(values), block):
+        rows[at[begin : begin + block]] = values[begin : begin + block]
+        rest()
     ids = overlay.ids
     if new.any():
         ids = FrozenIds.of_unique(pa.concat_arrays([ids.keys(), key_array(keys).filter(pa.array(new))]))

@@ -12,6 +12,7 @@ from models.candidates import Negatives, draw_candidates
 from models.learner import Learner, Moments, PublishedModel
 from models.lookup import Lookup
 from models.moments import HistoryLists, one_moment
+from models.pacing import BLOCK_BYTES
 from models.retrieve import dense_scores
 from models.samplers import UnigramSampler
 from models.steps import StepPlan
@@ -282,3 +283,19 @@ def test_deltas_of_another_shape_are_refused():
         published.with_rows({"nothing": (pa.array(["a"]), np.zeros((1, 16), np.float32))})
     with pytest.raises(ValueError, match=r"expected rows \(1, 16\)"):
         published.with_rows({"user": (pa.array(["a"]), np.zeros((1, 8), np.float32))})
+
+
+def test_deltas_of_many_blocks_lie_over_each_other():
+    """More rows than are copied in one go: of both deltas, of the later one, and of neither."""
+    published, rng = PublishedModel.load(Files(trained()), "m"), np.random.default_rng(8)
+    first, second = (rng.normal(size=(40_000, 16)).astype(np.float32) for _ in range(2))
+    assert first.nbytes > 2 * BLOCK_BYTES
+    names = np.array([f"late{n}" for n in range(60_000)])
+    order = rng.permutation(40_000)
+    laid = published.with_rows({"user": (pa.array(names[:40_000]), first)})
+    both = laid.with_rows({"user": (pa.array(names[20_000:][order]), second[order])})
+    found = both._values_of("user", pa.array([*names, "nobody"]))
+    np.testing.assert_array_equal(found[:20_000], first[:20_000])
+    np.testing.assert_array_equal(found[20_000:-1], second)
+    np.testing.assert_array_equal(found[-1], published._values_of("user", pa.array(["nobody"]))[0])
+    np.testing.assert_array_equal(laid._values_of("user", pa.array(names[:40_000])), first)
