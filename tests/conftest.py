@@ -6,8 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from deploy.embedded import EmbeddedBroker, EmbeddedStore
+
+settings.register_profile("untimed", deadline=None)  # a busy machine, or the compiler, is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,10 @@ def test_an_unknown_key_is_one_line_and_code_2(verb: str, tmp_path: Path) -> Non
 def test_an_absent_broker_is_one_line_with_address_and_setting(verb: list[str], tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     options = ("--kafka", address, "--data-dir", str(tmp_path))
-    done = freshrecall(*verb, *options, FRESHRECALL__KAFKA__CONNECT_TIMEOUT_MS="500")
+    settings = {"FRESHRECALL__KAFKA__CONNECT_TIMEOUT_MS": "500"}
+    if verb == ["up"]:  # it starts the store, whose port another process may have
+        settings["FRESHRECALL__EMBEDDED__STORE_PORT"] = "0"
+    done = freshrecall(*verb, *options, **settings)
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     line = done.stderr.splitlines()[-1]

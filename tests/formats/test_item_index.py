@@ -45,7 +45,7 @@ changes = st.lists(
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw", "ivf"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(0, 40),
     deltas=changes,
@@ -101,7 +101,7 @@ def test_overlay_equals_brute_force_over_the_merged_vectors(kind, n, deltas, k, 
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw", "ivf"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(0, 40),
     deltas=changes,

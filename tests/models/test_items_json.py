@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.index import IndexConfig, build_index
@@ -29,7 +29,6 @@ def index_of(ids, late):
     return base.with_changes(keys[first:], vectors[first:], NONE)
 
 
-@settings(deadline=None)  # the first run compiles
 @given(IDS, CHANNELS, st.data())
 def test_it_is_what_an_encoder_makes_of_objects(ids, channel, data):
     index = index_of(ids, data.draw(st.integers(0, len(ids))))
@@ -54,7 +53,6 @@ def test_it_is_what_an_encoder_makes_of_objects(ids, channel, data):
     ]
 
 
-@settings(deadline=None)
 @given(IDS, st.sampled_from(['"', "\\", "\n", "\x00", "\x1f"]), st.integers(0, 5))
 def test_what_needs_escapes_is_left_to_the_encoder(ids, special, at):
     at = min(at, len(ids))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from models.popularity import Popularity
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 5000)), max_size=10), max_size=5))
 def test_is_the_decayed_count(batches):
     popularity = Popularity(half_life_ms=700)
