@@ -4,19 +4,16 @@ history.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from benchmarks import data
+from benchmarks.bundles import Files
 from benchmarks.measure import Result, seconds
 from benchmarks.train import YOUTUBE_DNN
-from models.arrays import Tensors
 from models.bundle import model_file
 from models.catalogue_columns import CatalogueColumns
 from models.index import IndexConfig, build_index, set_search_threads
@@ -68,7 +65,8 @@ def _of_length(
     for part in given.pasts():
         learner.observe(part, catalogue)
     taken = learner.prepare(given.following, catalogue)
-    published = PublishedModel.load(_Saved.of(learner), MODEL)
+    saved = {model_file(MODEL, part): tensors for part, tensors in learner.save().items()}
+    published = PublishedModel.load(Files({"models": {MODEL: learner.describe()}}, saved), MODEL)
     now_ms = int(taken.ts_ms[-1]) + 1
     asking = [
         one_moment(str(user), now_ms, [(str(item), now_ms - 1) for item in given.history[user].tolist()])
@@ -80,26 +78,6 @@ def _of_length(
             published.queries(asking[number % len(asking)])
 
     return lambda: [learner.train_full(taken)], requests
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """A learner's files in memory, as a published model is loaded from them."""
-
-    manifest: Mapping[str, Any]
-    parts: Mapping[str, Tensors]
-
-    @classmethod
-    def of(cls, learner: Learner) -> _Saved:
-        parts = {model_file(MODEL, part): tensors for part, tensors in learner.save().items()}
-        return cls({"models": {MODEL: learner.describe()}}, parts)
-
-    def tensors(self, name: str, only: Container[str] | None = None) -> Tensors:
-        held = self.parts[name]
-        return {one: array for one, array in held.items() if only is None or one in only}
-
-    def mapped(self, name: str, tensor: str) -> npt.NDArray[Any]:
-        return self.parts[name][tensor]
 
 
 def _hourly(size: int, events: int) -> Callable[[], object]:

@@ -125,18 +125,13 @@ def walk(
     per_place = level_ends[1]
     seen_most = SEEN_PER_EFFORT * effort + LEFT_TOGETHER * per_place
     seen, seen_scores = np.empty(seen_most, np.int32), np.empty(seen_most, np.float32)
-    keys_P, left_P, places_P = (
-        np.empty(effort, np.int64),
-        np.empty(effort, np.int64),
-        np.empty(effort, np.int64),
-    )
+    keys_P, left_P, places_P = np.empty((3, effort), np.int64)
     for b in range(len(u_BD)):
         u_D = u_BD[b]
         here = _descended(vectors, links, first_link, level_ends, entry, levels, u_D)
         # The pool: keys_P of all in it, left_P of those that were not left yet. A key's low half is its slot.
-        worst = keys_P[0] = left_P[0] = _key(_product(vectors, here, u_D), 0)
-        seen[0], seen_scores[0] = here, _product(vectors, here, u_D)
-        places_P[0] = here
+        seen[0], seen_scores[0], places_P[0] = here, _product(vectors, here, u_D), here
+        worst = keys_P[0] = left_P[0] = _key(seen_scores[0], 0)
         visited[here >> 6] |= np.uint64(1) << np.uint64(here & 63)
         n, met = np.int64(1), np.int64(1)
         while met + LEFT_TOGETHER * per_place <= seen_most:
