@@ -24,6 +24,8 @@ WARM_UP = 500
 """Requests of a server that has just started, which say nothing of a steady one."""
 Span = tuple[float, float]
 """From a move of the pointer to the first answer of the new version, time.monotonic."""
+Gap = tuple[float, float]
+"""Its length, and for how much of it a core of the machine stood still; ms."""
 
 
 def swapped(
@@ -50,10 +52,11 @@ def swapped(
         on = Path(name) / "load-on"
         on.touch()
         spans, peak = list[Span](), Peak(system.pid)
-        with Worker("benchmarks.load") as load:
+        with Worker("benchmarks.load") as load, Worker("benchmarks.pauses") as watch:
             asked(load, system.url, requests=WARM_UP)
             outside = resident_bytes(system.pid)
             with peak:
+                watch.tell(while_there=str(on))
                 load.tell(url=system.url, users=ASKED, k=K, connections=CONNECTIONS, while_there=str(on))
                 time.sleep(steady_s)
                 for version, delta in versions:
@@ -63,10 +66,12 @@ def swapped(
                     spans.append((began, time.monotonic()))
                     time.sleep(steady_s)
                 on.unlink()
-                told = load.answer()
-    seen = Seen.of(np.array(told["latency_ms"]), np.array(told["ended_s"]), spans)
+                told, paused = load.answer(), watch.answer()
+    pauses = list(zip(paused["began_s"], paused["ended_s"], strict=True))
+    seen = Seen.of(np.array(told["latency_ms"]), np.array(told["ended_s"]), spans, pauses)
     params = {
         "k": K, "connections": CONNECTIONS, "requests": len(told["ended_s"]), "said": told["said"],
+        "pauses_real_time": paused["real_time"],
         "swap_s": [round(end - began, 3) for began, end in spans], **seen.params,
     }  # fmt: skip
     memory = {"held_bytes": held, "empty_bytes": system.empty_bytes}
@@ -81,17 +86,24 @@ def swapped(
 
 class Seen:
     """What the answers say: p99 of those during a swap and of the others, and the longest time without any
-    answer, each in ms.
+    answer, each in ms. paused: of which the machine had stood still.
     """
 
-    def __init__(self, p99_ms: float, steady_p99_ms: float, stall_ms: float, steady_stall_ms: float) -> None:
+    def __init__(self, p99_ms: float, steady_p99_ms: float, stall: Gap, steady_stall: Gap) -> None:
         self.p99_ms, self.steady_p99_ms = p99_ms, steady_p99_ms
-        self.stall_ms, self.steady_stall_ms = stall_ms, steady_stall_ms
+        self.stall_ms, self.stall_paused_ms = stall
+        self.steady_stall_ms, self.steady_stall_paused_ms = steady_stall
 
     @classmethod
-    def of(cls, latency_ms: NDArray[np.float64], ended_s: NDArray[np.float64], spans: Sequence[Span]) -> Seen:
-        """latency_ms, ended_s: [n] of the answers. Raises ValueError where none was during a swap, or none
-        outside.
+    def of(
+        cls,
+        latency_ms: NDArray[np.float64],
+        ended_s: NDArray[np.float64],
+        spans: Sequence[Span],
+        pauses: Sequence[Span] = (),
+    ) -> Seen:
+        """latency_ms, ended_s: [n] of the answers; pauses: of the machine. Raises ValueError where none was
+        during a swap, or none outside.
         """
         order = np.argsort(ended_s, kind="stable")
         ended_s, latency_ms = ended_s[order], latency_ms[order]
@@ -100,19 +112,30 @@ class Seen:
             raise ValueError(
                 f"swap: expected answers during swaps and outside, got {during.sum()} of {len(during)} during"
             )
-        gaps_ms = 1000 * np.diff(ended_s)
         gap_during = _touching(ended_s[:-1], ended_s[1:], spans)
         return cls(
             float(np.percentile(latency_ms[during], 99)),
             float(np.percentile(latency_ms[~during], 99)),
-            float(gaps_ms[gap_during].max(initial=0)),
-            float(gaps_ms[~gap_during].max(initial=0)),
+            _longest(ended_s[:-1][gap_during], ended_s[1:][gap_during], pauses),
+            _longest(ended_s[:-1][~gap_during], ended_s[1:][~gap_during], pauses),
         )
 
     @property
     def params(self) -> dict[str, float]:
         """For the record."""
         return {name: round(value, 3) for name, value in vars(self).items()}
+
+
+def _longest(begin_s: NDArray[np.float64], end_s: NDArray[np.float64], pauses: Sequence[Span]) -> Gap:
+    if not len(begin_s):
+        return 0.0, 0.0
+    at = int(np.argmax(end_s - begin_s))
+    begin, end = float(begin_s[at]), float(end_s[at])
+    paused, until = 0.0, begin
+    for first, last in sorted(pauses):  # those of several cores overlap
+        paused += max(0.0, min(last, end) - max(first, until))
+        until = max(until, min(last, end))
+    return 1000 * (end - begin), 1000 * paused
 
 
 def _touching(

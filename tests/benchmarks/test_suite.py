@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -262,13 +265,37 @@ def test_the_page_has_every_figure_once_and_says_what_is_missing(tmp_path: Path)
 def test_what_met_a_swap_is_told_apart() -> None:
     ended_s = np.array([1.0, 1.1, 2.0, 2.05, 3.0])
     latency_ms = np.array([10.0, 10.0, 500.0, 20.0, 30.0])
-    seen = Seen.of(latency_ms, ended_s, [(1.6, 2.04)])
+    pauses = [(2.5, 2.7), (0.5, 1.3), (1.2, 1.4), (1.9, 2.02)]
+    seen = Seen.of(latency_ms, ended_s, [(1.6, 2.04)], pauses)
     assert seen.steady_p99_ms == pytest.approx(np.percentile([10.0, 10.0, 30.0], 99))
     assert seen.p99_ms == pytest.approx(np.percentile([500.0, 20.0], 99))
     assert seen.stall_ms == pytest.approx(900)
+    assert seen.stall_paused_ms == pytest.approx(400)
     assert seen.steady_stall_ms == pytest.approx(950)
+    assert seen.steady_stall_paused_ms == pytest.approx(200)
     with pytest.raises(ValueError, match="during swaps and outside"):
         Seen.of(latency_ms, ended_s, [])
+
+
+def test_a_core_that_is_taken_away_is_seen(tmp_path: Path) -> None:
+    on = tmp_path / "on"
+    on.touch()
+    with Worker("benchmarks.pauses") as watch:
+        watch.tell(while_there=str(on))
+        cores = len(os.sched_getaffinity(0))
+        while len(os.listdir(f"/proc/{watch.pid}/task")) <= cores:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.kill(watch.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        time.sleep(0.2)
+        ended = time.monotonic()
+        os.kill(watch.pid, signal.SIGCONT)
+        time.sleep(0.1)
+        on.unlink()
+        told = watch.answer()
+    met = [b <= began + 0.01 and e >= ended for b, e in zip(told["began_s"], told["ended_s"], strict=True)]
+    assert sum(met) == cores
 
 
 def test_the_hand_written_peer_gives_the_answers_of_the_model(tmp_path: Path) -> None:
