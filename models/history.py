@@ -11,6 +11,8 @@ from models.own_items import OwnItems, own_of_lists
 from models.pooling import decay_per_s
 
 _AHEAD = 8
+_ASKED = 64
+"""Entries that are asked for ahead; those before them follow in order, which processors see by themselves."""
 NEAR = 512
 """Entries on either side of an event's place that are searched for the same (request, item)."""
 
@@ -49,7 +51,17 @@ def _observe(
     near: int,
     first: BoolArray,
 ) -> None:
+    """Users lie all over the memory, as in _bags."""
     for i in range(len(user)):
+        if i + 2 * _AHEAD < len(user):
+            prefetch(starts, user[i + 2 * _AHEAD])
+            prefetch(lengths, user[i + 2 * _AHEAD])
+            ahead = user[i + _AHEAD]
+            end = starts[ahead] + lengths[ahead]
+            prefetch(items, end)
+            prefetch(times, end)
+            for at in range(max(starts[ahead], end - _ASKED), end, 8):
+                prefetch(requests, at)
         start = starts[user[i]]
         end = start + lengths[user[i]]
         place = end
