@@ -98,8 +98,12 @@ class FrozenStepper(Stepper):
             add_gradients_of_u(of_alone.numpy(), v_UD.numpy(), places_Bn, user.gradient.numpy())
             user.gradient.div_(tau)
         if item.gradient is not None:
-            item.gradient.zero_()
-            of_v_KD = (half_BK.T @ u_BD.bfloat16()).float()
-            add_at(candidates.shared, of_v_KD.numpy(), item.gradient.numpy())
+            of_v_KD = half_BK.T @ u_BD.bfloat16()
+            if candidates.in_order:
+                item.gradient[: -len(of_v_KD)] = 0
+                item.gradient[-len(of_v_KD) :] = of_v_KD
+            else:
+                item.gradient.zero_()
+                add_at(candidates.shared, of_v_KD.float().numpy(), item.gradient.numpy())
             add_gradients_of_v(of_alone.numpy(), u_BD.numpy(), places_Bn, item.gradient.numpy())
         return loss

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.arrays import Float32Array, Int32Array, Int64Array
+from models.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from models.embedding import EmbeddingTable
 from models.key_bags import slot_bags
+from models.native import compiled
 from models.tables import Tables
 
 Rows = dict[str, list[Int64Array]]
@@ -109,6 +110,13 @@ class Lookup:
         if table in self._trained:
             self.touched[table] = [rows]
         return torch.from_numpy(rows), torch.from_numpy(offsets), torch.from_numpy(weights)
+
+
+@compiled
+def mark(flags: BoolArray, rows: Int64Array) -> None:
+    """flags[rows] = True."""
+    for at in range(len(rows)):
+        flags[rows[at]] = True
 
 
 def _hand_out(requests: Sequence[_Request], values: Tensor, gradients: Tensor | None = None) -> None:

@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, pad
 
+from models.arrays import Int16Array
 from models.model_config import Precision
+from models.native import compiled
 
 BLOCK = 64
 Element = TypeVar("Element", bound=np.generic)
@@ -60,7 +62,8 @@ class HalfLayers:
         known = known_BE.bfloat16()
         read = [known, torch.cat([known, side_BS.bfloat16()], dim=1) if side_BS.shape[1] else known]
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            read.append(linear(read[-1], weight, bias).relu_())
+            read.append(linear(read[-1], weight, bias))
+            read[-1].view(torch.int16).clamp_min_(0)  # relu_() takes bfloat16 for what it is, which is slower
         out = linear(read[-1], self.weights[-1], self.biases[-1])
         return out.to(known_BE.dtype).add_(linear(known, self.around)), read
 
@@ -70,7 +73,8 @@ class HalfLayers:
         """
         made = [gradient_BD.bfloat16()]
         for weight, into in zip(self.weights[:0:-1], read[:1:-1], strict=True):
-            made.append(torch.ops.aten.threshold_backward(made[-1] @ weight, into, 0))
+            made.append(made[-1] @ weight)
+            _leave_positive(made[-1].view(torch.int16).numpy(), into.view(torch.int16).numpy())
         return made[::-1]
 
     def of_known(self, made: Sequence[Tensor], into_BE: Tensor) -> Tensor:
@@ -141,6 +145,14 @@ class _HalfLayers(torch.autograd.Function):
         known = ctx.layers.of_known(made, gradient.new_empty(len(gradient), width)) if of_known else None
         side = (made[0] @ ctx.layers.weights[0][:, width:]).to(gradient.dtype) if of_side else None
         return known, side, None, around, *layers
+
+
+@compiled
+def _leave_positive(of_made_BN: Int16Array, made_BN: Int16Array) -> None:
+    """The way back through ReLU, all bits of bfloat16: of_made_BN = 0 where made_BN is not above 0."""
+    for row in range(len(made_BN)):
+        for at in range(made_BN.shape[1]):
+            of_made_BN[row, at] = of_made_BN[row, at] if made_BN[row, at] > 0 else np.int16(0)
 
 
 def _of_weight(half: Tensor, inputs: Tensor, blank: int) -> Tensor:
