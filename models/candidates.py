@@ -47,13 +47,27 @@ class Candidates:
     own_rows: Int64Array
     in_order: bool = False
 
-    def vectors(self, v_UD: Tensor, alone_Bn: Int64Array) -> tuple[Tensor, Tensor]:
-        """(vectors [B, n, D] of places that each row has alone, vectors [K, D] of the shared ones)."""
+    @property
+    def alone(self) -> Int64Array:
+        """int64[B, T + n]: the places that each row has alone, its positives first."""
+        return np.concatenate([self.positive, self.rows], axis=1)
+
+    @property
+    def own_alone(self) -> Int64Array:
+        """int64[B, T + n]: the places in `own` of what each row has alone, -1 for an item that is none."""
+        return np.concatenate([self.own_positive, self.own_rows], axis=1)
+
+    def alone_vectors(self, v_UD: Tensor, alone_Bn: Int64Array) -> Tensor:
+        """[B, T + n, D], of the places `alone`."""
         if self.in_order:
-            positive, shared = torch.split(v_UD, [self.positive.size, len(self.shared)])
-            return positive.view(*alone_Bn.shape, -1), shared
-        of_alone = v_UD.index_select(0, torch.from_numpy(alone_Bn.ravel()))
-        return of_alone.view(*alone_Bn.shape, -1), v_UD.index_select(0, torch.from_numpy(self.shared))
+            return v_UD[: self.positive.size].view(*alone_Bn.shape, -1)
+        return v_UD.index_select(0, torch.from_numpy(alone_Bn.ravel())).view(*alone_Bn.shape, -1)
+
+    def shared_vectors(self, v_UD: Tensor) -> Tensor:
+        """[K, D], of the places `shared`."""
+        if self.in_order:
+            return v_UD[self.positive.size :]
+        return v_UD.index_select(0, torch.from_numpy(self.shared))
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,10 @@ class EmbeddingTable:
         self._weights = torch.from_numpy(np.zeros((rows, self.dim), np.float32))
         self._momentum = torch.from_numpy(np.zeros(rows, np.float32))
 
-    def _update(
+    def update(
         self, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor, gradient: torch.Tensor
     ) -> None:
+        """What backward() of trained() does, by the gradient float32[bags, dim] of its answer."""
         update_rows(
             indices.numpy(), offsets.numpy(), weights.numpy(), gradient.contiguous().numpy(),
             self._weights.numpy(), self._momentum.numpy(), self.lr, _EPSILON,
@@ -138,5 +139,5 @@ class _Pooled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, ...]:
         table, *read = ctx.read
-        table._update(*read, gradient)
+        table.update(*read, gradient)
         return (None,) * 5

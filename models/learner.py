@@ -29,7 +29,7 @@ from models.hard_negatives import HardNegatives
 from models.history import HistoryTable
 from models.item_start import start_new_items
 from models.item_store import ItemStore
-from models.lookup import Rows
+from models.lookup import Rows, mark
 from models.model_config import DAY_MS, FeatureConfig, ModelConfig
 from models.moments import Moments
 from models.popularity_dims import PopularityDims
@@ -327,7 +327,7 @@ class Learner:
                 if len(flags) < rows:
                     flags = np.concatenate([flags, np.zeros(rows - len(flags), np.bool_)])
                 for part in parts:
-                    flags[part] = True
+                    mark(flags, part)
                 flags[0] = False
                 self._touched[table] = flags
 

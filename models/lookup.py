@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.arrays import Float32Array, Int32Array, Int64Array
+from models.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from models.embedding import EmbeddingTable
 from models.key_bags import slot_bags
+from models.native import compiled
 from models.tables import Tables
 
 Rows = dict[str, list[Int64Array]]
@@ -23,7 +25,7 @@ Rows = dict[str, list[Int64Array]]
 
 @dataclass
 class Wanted:
-    """Bags asked for in one request; `value` float32[bags, E] is there after Lookup.run()."""
+    """Bags asked for in one request; `value` float32[bags, E] is there after Lookup.run() or read()."""
 
     bags: int
     value: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -44,6 +46,7 @@ class Lookup:
         self._tables = tables
         self._trained = trained
         self._requests: dict[str, list[_Request]] = {}
+        self._moves: list[tuple[EmbeddingTable, tuple[Tensor, Tensor, Tensor], Tensor]] = []
         self.touched: Rows = {}
 
     def single(self, table: str, rows: Int64Array) -> Wanted:
@@ -69,25 +72,61 @@ class Lookup:
         return wanted
 
     def run(self) -> None:
-        """Look everything up."""
+        """Look everything up; backward() moves the rows of trained tables."""
         for table, requests in self._requests.items():
-            rows = _joined([request.rows for request in requests])
-            counts = _joined([request.counts for request in requests])
-            weights = _joined([request.weights for request in requests])
-            offsets = np.zeros(len(counts) + 1, np.int64)
-            np.cumsum(counts, out=offsets[1:])
+            read = self._joined(table, requests)
             embedding = self._tables.rows[table]
-            arguments = torch.from_numpy(rows), torch.from_numpy(offsets), torch.from_numpy(weights)
-            if table in self._trained:
-                self.touched[table] = [rows]
-                values = embedding.trained(*arguments)
-            else:
-                values = embedding.frozen(*arguments)
-            at = 0
-            for request in requests:
-                request.wanted.value = values[at : at + request.wanted.bags]
-                at += request.wanted.bags
+            trained = table in self._trained
+            _hand_out(requests, embedding.trained(*read) if trained else embedding.frozen(*read))
         self._requests = {}
+
+    def read(self) -> None:
+        """Look everything up without autograd. Values of trained tables have a `grad`, not filled in yet, by
+        which move() moves the rows.
+        """
+        for table, requests in self._requests.items():
+            read = self._joined(table, requests)
+            values = self._tables.rows[table].frozen(*read)
+            gradients = None
+            if table in self._trained:
+                gradients = torch.empty_like(values)
+                self._moves.append((self._tables.rows[table], read, gradients))
+            _hand_out(requests, values, gradients)
+        self._requests = {}
+
+    def move(self) -> None:
+        """Move the rows of trained tables that read() looked up."""
+        for embedding, read, gradients in self._moves:
+            embedding.update(*read, gradients)
+        self._moves = []
+
+    def _joined(self, table: str, requests: Sequence[_Request]) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows int64[n], offsets int64[bags+1], weights float32[n]) of all requests of a table."""
+        rows = _joined([request.rows for request in requests])
+        counts = _joined([request.counts for request in requests])
+        weights = _joined([request.weights for request in requests])
+        offsets = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        if table in self._trained:
+            self.touched[table] = [rows]
+        return torch.from_numpy(rows), torch.from_numpy(offsets), torch.from_numpy(weights)
+
+
+@compiled
+def mark(flags: BoolArray, rows: Int64Array) -> None:
+    """flags[rows] = True."""
+    for at in range(len(rows)):
+        flags[rows[at]] = True
+
+
+def _hand_out(requests: Sequence[_Request], values: Tensor, gradients: Tensor | None = None) -> None:
+    at = 0
+    for request in requests:
+        bags = slice(at, at + request.wanted.bags)
+        request.wanted.value = values[bags]
+        if gradients is not None:
+            request.wanted.value.grad = gradients[bags]
+        at = bags.stop
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -57,6 +57,10 @@ _CONFIGS = (
         }
     ),
     ModelConfig.model_validate(_SMALL | {"kind": "mind"}),
+    ModelConfig.model_validate(
+        _SMALL | {"kind": "youtube_dnn", "precision": "bfloat16", "trained_tables": ("user", "item")}
+    ),
+    ModelConfig.model_validate(_SMALL | {"precision": "bfloat16"}),
 )
 
 
@@ -136,11 +140,12 @@ def _catalogue() -> CatalogueColumns:
 def _model(config: ModelConfig, events: pa.Table, newest_ms: int) -> Moments:
     """One model's life; the moments it was asked at."""
     learner, catalogue = Learner.fresh(config, _FEATURES), _catalogue()
-    samples = learner.prepare(events, catalogue)
+    samples = learner.prepare(events.slice(0, _EVENTS - 8), catalogue)
     stage, rank = np.zeros(len(samples), np.uint8), np.zeros(len(samples), np.int32)
     learner.rejects.observe(samples.user, samples.item[::-1].copy(), stage, rank, samples.ts_ms - 1)
     learner.train_full(samples)
-    learner.train_incremental(learner.prepare(events.slice(0, 8), catalogue))  # late, and seen before
+    learner.train_incremental(learner.prepare(events.slice(_EVENTS - 8), catalogue))
+    learner.prepare(events.slice(0, 8), catalogue)  # late, and seen before
     learner.touched()
     learner.item_vectors()
     moments = learner.moments(samples)

@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, pad
 
+from models.arrays import Int16Array
 from models.model_config import Precision
+from models.native import compiled
 
 BLOCK = 64
 Element = TypeVar("Element", bound=np.generic)
@@ -41,6 +43,46 @@ def in_blocks(of_items: npt.NDArray[Element]) -> npt.NDArray[Element]:
     return np.concatenate([of_items, np.repeat(of_items[-1:], missing, axis=0)])
 
 
+class HalfLayers:
+    """MLP([known, side]) + linear(known), ReLU between layers, every product in bfloat16; the weights as they
+    are now, rounded once.
+
+    layers: (weight float32[out, in], bias float32[out]), the last one's of D; around_DE: the linear way.
+    blank: columns that first weights and around_DE have before those of `known`, for inputs that are zero.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], around_DE: Tensor, blank: int = 0) -> None:
+        (first, _), *others = layers
+        self.around = around_DE[:, blank:].bfloat16()
+        self.weights = [first[:, blank:].bfloat16(), *(weight.bfloat16() for weight, _ in others)]
+        self.biases = [bias.bfloat16() for _, bias in layers]
+
+    def forward(self, known_BE: Tensor, side_BS: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """float32[B, D], and what every layer read, bfloat16 (with `known` in front of it)."""
+        known = known_BE.bfloat16()
+        read = [known, torch.cat([known, side_BS.bfloat16()], dim=1) if side_BS.shape[1] else known]
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            read.append(linear(read[-1], weight, bias))
+            read[-1].view(torch.int16).clamp_min_(0)  # relu_() takes bfloat16 for what it is, which is slower
+        out = linear(read[-1], self.weights[-1], self.biases[-1])
+        return out.to(known_BE.dtype).add_(linear(known, self.around)), read
+
+    def backward(self, gradient_BD: Tensor, read: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients of what every layer made, bias included and before its ReLU, bfloat16, the first
+        layer's first. read: what forward() gave beside its answer.
+        """
+        made = [gradient_BD.bfloat16()]
+        for weight, into in zip(self.weights[:0:-1], read[:1:-1], strict=True):
+            made.append(made[-1] @ weight)
+            _leave_positive(made[-1].view(torch.int16).numpy(), into.view(torch.int16).numpy())
+        return made[::-1]
+
+    def of_known(self, made: Sequence[Tensor], into_BE: Tensor) -> Tensor:
+        """into_BE float32[B, E]: the gradient of `known`, from what backward() gave."""
+        into_BE.copy_(made[0] @ self.weights[0][:, : self.around.shape[1]])
+        return into_BE.add_(made[-1] @ self.around)
+
+
 def half_layers(
     known_BE: Tensor,
     side_BS: Tensor,
@@ -48,10 +90,8 @@ def half_layers(
     around_DE: Tensor,
     blank: int = 0,
 ) -> Tensor:
-    """MLP([known, side]) + linear(known), float32[B, D], ReLU between layers; every product in bfloat16.
+    """HalfLayers of these weights over `known` and `side`, float32[B, D], with gradients of all of them.
 
-    layers: (weight float32[out, in], bias float32[out]), the last one's of D; around_DE: the linear way.
-    blank: columns that first weights and around_DE have before those of `known`, for inputs that are zero.
     One step of autograd for all, backward written out: between so small products its bookkeeping shows.
     """
     call: Any = _HalfLayers.apply  # untyped
@@ -59,11 +99,23 @@ def half_layers(
     return cast(Tensor, call(known_BE, side_BS, blank, around_DE, *flat))
 
 
-def similarities(u_BD: Tensor, v_ND: Tensor) -> Tensor:
-    """Inner products float32[B, N], whose gradients are products in bfloat16.
+def scores_of(u_BD: Tensor, v_ND: Tensor) -> Tensor:
+    """Inner products float32[B, N].
 
-    The scores are not rounded: a loss takes exponents of them, and bfloat16 is good for 0.06 at 20.
+    They are not rounded: a loss takes exponents of them, and bfloat16 is good for 0.06 at 20.
     """
+    # Leaves the choice to oneDNN, which may round the factors, never the product: where its kernels for
+    # float32 are the faster ones, as on AMD, it takes these.
+    products = cast(Any, torch.backends.mkldnn).matmul
+    before, products.fp32_precision = products.fp32_precision, "bf16"
+    try:
+        return u_BD @ v_ND.T
+    finally:
+        products.fp32_precision = before
+
+
+def similarities(u_BD: Tensor, v_ND: Tensor) -> Tensor:
+    """scores_of(), with gradients that are products in bfloat16."""
     call: Any = _Similarities.apply  # untyped
     return cast(Tensor, call(u_BD, v_ND))
 
@@ -71,43 +123,36 @@ def similarities(u_BD: Tensor, v_ND: Tensor) -> Tensor:
 class _HalfLayers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, known: Tensor, side: Tensor, blank: int, around: Tensor, *layers: Tensor) -> Tensor:
-        half_known, half_around = known.bfloat16(), around[:, blank:].bfloat16()
-        first, *others = layers[::2]
-        weights = [first[:, blank:].bfloat16(), *(weight.bfloat16() for weight in others)]
-        inputs = [torch.cat([half_known, side.bfloat16()], dim=1) if side.shape[1] else half_known]
-        for weight, bias in zip(weights, layers[1::2], strict=True):
-            inputs.append(linear(inputs[-1], weight, bias.bfloat16()))
-            if len(inputs) <= len(weights):
-                inputs[-1].relu_()
-        out = inputs.pop()
-        ctx.blank = blank
-        ctx.save_for_backward(half_known, half_around, *inputs, *weights)
-        return out.to(known.dtype).add_(linear(half_known, half_around))
+        pairs = list(zip(layers[::2], layers[1::2], strict=True))
+        ctx.blank, ctx.layers = blank, HalfLayers(pairs, around, blank)
+        out, read = ctx.layers.forward(known, side)
+        ctx.save_for_backward(*read)
+        return cast(Tensor, out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        half_known, half_around, *saved = ctx.saved_tensors
-        inputs, weights = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        read, width = ctx.saved_tensors, ctx.layers.around.shape[1]
         of_known, of_side, _, of_around, *of_layers = ctx.needs_input_grad
-        half = gradient.bfloat16()
-        known = half @ half_around if of_known else None
-        around = _of_weight(half, half_known, ctx.blank) if of_around else None
+        made = ctx.layers.backward(gradient, read)
+        around = _of_weight(made[-1], read[0], ctx.blank) if of_around else None
         layers: list[Tensor | None] = [None] * len(of_layers)
-        for number in reversed(range(len(weights))):
+        for number, (of_made, inputs) in enumerate(zip(made, read[1:], strict=True)):
             if of_layers[2 * number]:
-                layers[2 * number] = _of_weight(half, inputs[number], 0 if number else ctx.blank)
+                layers[2 * number] = _of_weight(of_made, inputs, 0 if number else ctx.blank)
             if of_layers[2 * number + 1]:
-                layers[2 * number + 1] = half.sum(0, dtype=torch.float32)
-            if number:
-                half = torch.ops.aten.threshold_backward(half @ weights[number], inputs[number], 0)
-        if not (of_known or of_side):
-            return None, None, None, around, *layers
-        whole = (half @ weights[0]).to(gradient.dtype)
-        width = half_known.shape[1]
-        if known is not None:
-            known = whole[:, :width].add_(known)
-        return known, whole[:, width:] if of_side else None, None, around, *layers
+                layers[2 * number + 1] = of_made.sum(0, dtype=torch.float32)
+        known = ctx.layers.of_known(made, gradient.new_empty(len(gradient), width)) if of_known else None
+        side = (made[0] @ ctx.layers.weights[0][:, width:]).to(gradient.dtype) if of_side else None
+        return known, side, None, around, *layers
+
+
+@compiled
+def _leave_positive(of_made_BN: Int16Array, made_BN: Int16Array) -> None:
+    """The way back through ReLU, all bits of bfloat16: of_made_BN = 0 where made_BN is not above 0."""
+    for row in range(len(made_BN)):
+        for at in range(made_BN.shape[1]):
+            of_made_BN[row, at] = of_made_BN[row, at] if made_BN[row, at] > 0 else np.int16(0)
 
 
 def _of_weight(half: Tensor, inputs: Tensor, blank: int) -> Tensor:
@@ -120,14 +165,7 @@ class _Similarities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u_BD: Tensor, v_ND: Tensor) -> Tensor:
         ctx.save_for_backward(u_BD, v_ND)
-        # Leaves the choice to oneDNN, which may round the factors, never the product: where its kernels for
-        # float32 are the faster ones, as on AMD, it takes these.
-        products = cast(Any, torch.backends.mkldnn).matmul
-        before, products.fp32_precision = products.fp32_precision, "bf16"
-        try:
-            return u_BD @ v_ND.T
-        finally:
-            products.fp32_precision = before
+        return scores_of(u_BD, v_ND)
 
     @staticmethod
     @once_differentiable

@@ -10,60 +10,101 @@ from typing import Protocol
 import numpy as np
 
 from models.arrays import Float32Array, Float64Array, Index, Int32Array, Int64Array
-from models.native import compiled
+from models.native import FLOATS_OF_A_LINE, compiled, compiled_into, prefetch
 from models.philox import uniform
 
 _REDRAWS = 1000  # of places that hit the row's own positive, before a corpus counts as too small
 _ROUND = 1 << 40  # steps between the redraws of one step, so that no two draws share random numbers
+_BLOCK = 16
+"""Entries whose shares are added up for every draw that falls among them."""
+_FEW = 1 << 12
+"""Powers that are raised sooner than their numbers are looked at."""
 
 
 @compiled
-def _bucket(value: float, buckets: Index, total: float) -> Index:
+def _filled(
+    entries: Int64Array,
+    counts: Int64Array,
+    powers: Float64Array,
+    shares: Float64Array,
+    share_of: Float64Array,
+) -> None:
+    """Fill in shares = powers[counts], of a count of 0 that of 1, and share_of[entries] = shares."""
+    for place in range(len(entries)):
+        share = powers[max(counts[place], 1)]
+        shares[place] = share
+        share_of[entries[place]] = share
+
+
+@compiled
+def _block_sums(shares: Float64Array) -> Float64Array:
+    """float64[blocks]: the sum of all shares up to the end of every block, added up one by one."""
+    sums = np.empty(-(-len(shares) // _BLOCK), np.float64)
+    total = 0.0
+    for block in range(len(sums)):
+        for place in range(block * _BLOCK, min((block + 1) * _BLOCK, len(shares))):
+            total += shares[place]
+        sums[block] = total
+    return sums
+
+
+@compiled_into
+def _bucket(value: float, scale: float, buckets: Index) -> Index:
     """Never falls as the value rises, whatever is lost in rounding: what the search relies on."""
-    return min(np.int64(value * (buckets / total)), buckets - 1)
+    return min(np.int64(value * scale), np.int64(buckets - 1))
 
 
 @compiled
-def _bucket_begins(cumulative: Float64Array) -> Int32Array:
-    """int32[N]: the first place whose cumulative value is in a bucket, of N equal ones, or in a later one."""
-    buckets = len(cumulative)
+def _bucket_begins(block_sums: Float64Array) -> Int32Array:
+    """int32[blocks]: the first block whose sum is in a bucket, of as many equal ones, or in a later one."""
+    buckets = len(block_sums)
     begins = np.empty(buckets, np.int32)
-    bucket = 0
-    for place in range(buckets):
-        last = _bucket(cumulative[place], buckets, cumulative[-1])
+    bucket, scale = 0, buckets / block_sums[-1]
+    for block in range(buckets):
+        last = _bucket(block_sums[block], scale, buckets)
         while bucket <= last:
-            begins[bucket] = place
+            begins[bucket] = block
             bucket += 1
     return begins
 
 
 @compiled
 def _found(
-    at: Float64Array, cumulative: Float64Array, begins: Int32Array, entries: Int64Array, drawn: Int64Array
+    at: Float64Array,
+    shares: Float64Array,
+    block_sums: Float64Array,
+    begins: Int32Array,
+    entries: Int64Array,
+    drawn: Int64Array,
 ) -> None:
-    """drawn[i] = the entry of the first place above at[i]: np.searchsorted(side="right"), begun in at[i]'s
-    bucket, which saves the misses of a search from the middle.
+    """drawn[i] = the entry of the first place up to which the shares, added up one by one, are more than
+    at[i]: np.searchsorted(side="right") in their cumulative sum.
+
+    Blocks lie all over the memory: all are asked for before the first one is read.
     """
-    n = len(cumulative)
+    blocks, scale = len(block_sums), len(block_sums) / block_sums[-1]
     for i in range(len(at)):
-        bucket = _bucket(at[i], n, cumulative[-1])
+        bucket = _bucket(at[i], scale, blocks)
         low = begins[bucket]
-        high = begins[bucket + 1] if bucket + 1 < n else n - 1
+        high = begins[bucket + 1] if bucket + 1 < blocks else blocks - 1
         while low < high:
             middle = (low + high) // 2
-            if cumulative[middle] > at[i]:
+            if block_sums[middle] > at[i]:
                 high = middle
             else:
                 low = middle + 1
-        drawn[i] = entries[low]
-
-
-def _powers(counts: Int64Array | Float64Array, power: float) -> Float64Array:
-    """Counts ** power, float64[N]. Whole numbers are mostly small and repeated: each is raised once."""
-    if counts.dtype == np.int64 and len(counts) and (largest := int(counts.max())) < len(counts):
-        of_each: Float64Array = np.arange(largest + 1, dtype=np.float64) ** power
-        return of_each[counts]
-    return counts.astype(np.float64) ** power
+        drawn[i] = low
+        for place in range(low * _BLOCK, (low + 1) * _BLOCK, FLOATS_OF_A_LINE // 2):
+            prefetch(shares, place)
+            prefetch(entries, place)
+    for i in range(len(at)):
+        block = drawn[i]
+        place, end = block * _BLOCK, min((block + 1) * _BLOCK, len(shares)) - 1
+        reached = (block_sums[block - 1] if block > 0 else 0.0) + shares[place]
+        while reached <= at[i] and place < end:
+            place += 1
+            reached += shares[place]
+        drawn[i] = entries[place]
 
 
 class Sampler(Protocol):
@@ -93,25 +134,33 @@ class UnigramSampler:
         seed: int,
     ) -> None:
         _refuse_empty(len(entries))
-        shares = _powers(np.maximum(counts, 1), power)
         self._entries = entries
-        self._cumulative = np.cumsum(shares)
-        self._begins = _bucket_begins(self._cumulative)
         self._seed = seed
+        self._share_of = np.zeros(capacity)  # by entry, of all together _block_sums[-1]
+        self._shares = np.empty(len(entries))
+        if counts.dtype == np.int64 and (largest := int(counts.max())) < max(len(counts), _FEW):
+            # Whole numbers are mostly small and repeated: each is raised once.
+            powers = np.arange(max(largest, 1) + 1, dtype=np.float64) ** power
+            _filled(entries, counts.astype(np.int64, copy=False), powers, self._shares, self._share_of)
+        else:
+            self._shares = np.maximum(counts, 1).astype(np.float64) ** power
+            self._share_of[entries] = self._shares
+        self._block_sums = _block_sums(self._shares)
+        self._begins = _bucket_begins(self._block_sums)
         # An entry that is never drawn (no row yet) can be a target all the same: as rare as the rarest.
-        self._share = np.full(capacity, shares.min() / self._cumulative[-1])
-        self._share[entries] = shares / self._cumulative[-1]
+        self._least = self._shares.min()
 
     def draw(self, n: int, step: int) -> Int64Array:
         """int64[n] entries; the same for the same seed and step."""
-        at = uniform(n, (self._seed, step)) * self._cumulative[-1]
+        at = uniform(n, (self._seed, step)) * self._block_sums[-1]
         drawn = np.empty(n, np.int64)
-        _found(at, self._cumulative, self._begins, self._entries, drawn)
+        _found(at, self._shares, self._block_sums, self._begins, self._entries, drawn)
         return drawn
 
     def log_expected(self, entries: Int64Array, n: int) -> Float32Array:
         """log(n * share) of every entry, float32[N]: its expected count among n draws."""
-        expected: Float32Array = (np.log(self._share[entries]) + np.log(n)).astype(np.float32)
+        share = np.maximum(self._share_of[entries], self._least) / self._block_sums[-1]
+        expected: Float32Array = (np.log(share) + np.log(n)).astype(np.float32)
         return expected
 
 

@@ -101,19 +101,41 @@ class Stepper:
         lookup = Lookup(parts.tables, plan.trained)
         users = self._users(batch, positions, plan, lookup)
         items = self._items(candidates.entries, plan, lookup, number, self._half and config.has_item_tower)
+        return self._learn(batch, candidates, trues_BT, users, items, lookup), lookup.touched
+
+    def _learn(
+        self,
+        batch: Samples,
+        candidates: Candidates,
+        trues_BT: Int64Array,
+        users: Callable[[], UserInputs],
+        items: Callable[[], ItemInputs],
+        lookup: Lookup,
+    ) -> float:
+        """Look up what was asked for, forward and backward: the mean loss."""
+        towers = self._parts.model.towers
         lookup.run()
         inputs = users()
-        v_UD = parts.model.towers.item_vectors(items())
-        u_BVD = parts.model.towers.user_vectors(inputs)
+        v_UD = towers.item_vectors(items())
+        u_BVD = towers.user_vectors(inputs)
         v_BD = v_UD.index_select(0, torch.from_numpy(candidates.positive[:, 0]))
-        u_BD = parts.model.towers.for_target(u_BVD, v_BD)
-        if "online" in config.hard_negatives:
-            others_Bn = online_hard(u_BD, v_BD, targets, config.hard_per_row, batch.user.astype(np.int64))
-            candidates = with_others(candidates, others_Bn, trues_BT)
+        u_BD = towers.for_target(u_BVD, v_BD)
+        candidates = self._with_online(batch, candidates, trues_BT, u_BD, v_UD)
         loss = self._loss(batch, candidates, inputs, u_BD, v_UD)
         if loss.requires_grad:  # an hour may have nothing to move: its tables are not read by this model
             loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach()), lookup.touched
+        return float(loss.detach())
+
+    def _with_online(
+        self, batch: Samples, candidates: Candidates, trues_BT: Int64Array, u_BD: Tensor, v_UD: Tensor
+    ) -> Candidates:
+        """The candidates with online hard negatives, where there are any."""
+        config = self._parts.config
+        if "online" not in config.hard_negatives:
+            return candidates
+        v_BD = v_UD.index_select(0, torch.from_numpy(candidates.positive[:, 0]))
+        others_Bn = online_hard(u_BD, v_BD, trues_BT[:, 0], config.hard_per_row, batch.user.astype(np.int64))
+        return with_others(candidates, others_Bn, trues_BT)
 
     def encode_items(self, entries: Int64Array, item_numbers: Float32Array) -> Float32Array:
         """Item vectors float32[n, D] of entries; item_numbers: standardised, by item entry."""
@@ -306,21 +328,35 @@ class Stepper:
         unit: float = 1.0,
     ) -> _Scores:
         """Scores of all candidates, divided by `unit`."""
-        config, head = self._parts.config, self._parts.model.head
-        logit = config.tau / unit
         # What a row has alone, T positives and n negatives, is scored in one piece.
-        t = candidates.positive.shape[1]
-        alone = np.concatenate([candidates.positive, candidates.rows], axis=1)
-        own_places = np.concatenate([candidates.own_positive, candidates.own_rows], axis=1)
-        is_own = torch.from_numpy(own_places >= 0)
+        t, alone = candidates.positive.shape[1], candidates.alone
         u_BD = u_BD / unit
-        v_BnD, v_KD = candidates.vectors(v_UD, alone)
-        of_alone = torch.linalg.vecdot(u_BD[:, None], v_BnD)
+        of_alone = torch.linalg.vecdot(u_BD[:, None], candidates.alone_vectors(v_UD, alone))
+        v_KD = candidates.shared_vectors(v_UD)
         of_shared = similarities(u_BD, v_KD) if self._half else u_BD @ v_KD.T
+        of_alone, of_shared = self._with_head(batch, candidates, inputs, alone, of_alone, of_shared, unit)
+        return _Scores(of_alone[:, :t], of_shared, of_alone[:, t:])
+
+    def _with_head(
+        self,
+        batch: Samples,
+        candidates: Candidates,
+        inputs: UserInputs,
+        alone: Int64Array,
+        of_alone: Tensor,
+        of_shared: Tensor,
+        unit: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Scores of what each row has `alone` and of shared items from their similarities, all divided by
+        `unit`: the head's part of them, and with it own items and popularity.
+        """
+        config, head = self._parts.config, self._parts.model.head
+        logit, own_places = config.tau / unit, candidates.own_alone
         if candidates.own is not None:
-            of_alone = torch.where(is_own, head.own_similarity * of_alone, of_alone)
+            of_alone = self._own_similarity(own_places, of_alone)
             of_alone = of_alone + logit * self._own_scores(candidates.own, own_places)
         if config.popularity:
+            is_own = torch.from_numpy(own_places >= 0)
             side = inputs.side(config.history_length)
             w_BC = logit * head.popularity_weights(side)
             w_own_BC = logit * head.own_popularity_weights(side)
@@ -334,7 +370,12 @@ class Stepper:
             if len(candidates.shared):
                 b_BCK = torch.from_numpy(dims.shared(entries[candidates.shared], codes, as_of, anchor))
                 of_shared = of_shared + torch.bmm(w_BC[:, None], b_BCK)[:, 0]
-        return _Scores(of_alone[:, :t], of_shared, of_alone[:, t:])
+        return of_alone, of_shared
+
+    def _own_similarity(self, places_Bn: Int64Array, similarity_Bn: Tensor) -> Tensor:
+        """What the similarity of an item counts, which is own where its place is not -1."""
+        factor = self._parts.model.head.own_similarity
+        return torch.where(torch.from_numpy(places_Bn >= 0), factor * similarity_Bn, similarity_Bn)
 
     def _own_scores(self, own: OwnItems, places_Bn: Int64Array) -> Tensor:
         """[B, n] own score at places in `own`, 0 where there is none (-1)."""

@@ -62,14 +62,15 @@ class Tables:
     @contextmanager
     def cold_rows_kept(self, names: frozenset[str]) -> Iterator[None]:
         """Row 0 of `names` is afterwards, to the bit, what it was before."""
-        kept = [
-            (self.rows[name], self.rows[name].weights[0].clone(), self.rows[name].momentum[0].clone())
+        cold = [
+            table[:1].numpy()
             for name in names
+            for table in (self.rows[name].weights, self.rows[name].momentum)
         ]
+        kept = [row.copy() for row in cold]
         yield
-        for rows, weights, momentum in kept:
-            rows.weights[0] = weights
-            rows.momentum[0] = momentum
+        for row, was in zip(cold, kept, strict=True):
+            row[:] = was
 
     def expire(self, name: str, before_ms: int) -> tuple[pa.StringArray, Int64Array, Int64Array]:
         """Remove keys last seen before `before_ms` from "user" or "item": (keys, entries, rows); their rows

@@ -4,9 +4,11 @@ perceptron with a linear way around it.
 B batch, V vectors per user, D width of the similarity, E width of ID rows, L history, N items, S side inputs.
 """
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
@@ -17,8 +19,9 @@ from torch.nn.functional import linear, normalize
 
 from models.arrays import BoolArray, Int32Array
 from models.cross_network import CrossNetwork
+from models.frozen_tower import FrozenTower, Passed
 from models.model_config import ModelConfig, Precision
-from models.products import half_layers, in_bfloat16
+from models.products import HalfLayers, half_layers, in_bfloat16
 
 SHORTEST = 0.05
 """Shorter vectors are divided by this instead of by their length: the gradient of a near-zero vector has no
@@ -105,6 +108,14 @@ class SideWidth:
         return self.categories + self.numbers
 
 
+@dataclass(frozen=True)
+class FrozenTowers:
+    """RecallTowers as they were when this was made, with one vector per user, without autograd."""
+
+    users: Callable[[UserInputs], Passed]
+    items: Callable[[ItemInputs], Passed]
+
+
 class RecallTowers(nn.Module, ABC):
     """One recall model: V vectors of a user against one vector of an item, compared by inner product.
 
@@ -136,9 +147,18 @@ class RecallTowers(nn.Module, ABC):
         return u_BVD[:, 0]
 
     def id_inputs(self, inputs: UserInputs, *histories: Tensor) -> Tensor:
-        """[B, parts * E]: the user row, the given views of the main history, the further histories."""
-        further = [inputs.pooled[name] for name in self.further_histories]
-        return torch.cat([inputs.user, *histories, *further], dim=1)
+        """[B, parts * E]: id_parts() in one."""
+        return torch.cat(self.id_parts(inputs, *histories), dim=1)
+
+    def id_parts(self, inputs: UserInputs, *histories: Tensor) -> list[Tensor]:
+        """[B, E] each: the user row, the given views of the main history, the further histories."""
+        return [inputs.user, *histories, *(inputs.pooled[name] for name in self.further_histories)]
+
+    def frozen(self) -> FrozenTowers | None:
+        """The towers as they are now, for steps that leave their weights alone; None where such steps are
+        autograd's, too.
+        """
+        return None
 
     def sequence(self, inputs: UserInputs) -> HistorySequence:
         """The history item by item, an empty one where histories are switched off.
@@ -209,17 +229,29 @@ class Tower(nn.Module):
     def forward(self, id_inputs: Tensor, side: Tensor) -> Tensor:
         """[B, out] from id inputs [B, parts * E] and side inputs [B, S]."""
         known = id_inputs[:, self.blank :]
-        layers = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         if self._half and torch.is_grad_enabled():
-            pairs = [(layer.weight, layer.bias) for layer in layers]
-            vector = half_layers(known, side, pairs, self.around.weight, self.blank)
+            vector = half_layers(known, side, self._pairs(), self.around.weight, self.blank)
         else:
-            first, *others = layers
-            vector = linear(torch.cat([known, side], dim=1), first.weight[:, self.blank :], first.bias)
-            for layer in others:
-                vector = linear(torch.relu_(vector), layer.weight, layer.bias)
+            (weight, bias), *others = self._pairs()
+            vector = linear(torch.cat([known, side], dim=1), weight[:, self.blank :], bias)
+            for weight, bias in others:
+                vector = linear(torch.relu_(vector), weight, bias)
             vector = vector + linear(known, self.around.weight[:, self.blank :])
         return vector if self.crossed is None else vector + self.crossed(torch.cat([id_inputs, side], dim=1))
+
+    def frozen(self, shortest: float | None = None) -> FrozenTower | None:
+        """The tower as it is now; None where its steps are autograd's: in float32, or with cross layers.
+        shortest: as FrozenTower takes it.
+        """
+        if not self._half or self.crossed is not None:
+            return None
+        with torch.no_grad():
+            layers = HalfLayers(self._pairs(), self.around.weight, self.blank)
+        return FrozenTower(layers, first=1 if self.blank else 0, shortest=shortest)
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """(weight, bias) of every layer."""
+        return [(layer.weight, layer.bias) for layer in self.layers if isinstance(layer, nn.Linear)]
 
 
 def user_tower(config: ModelConfig, side: SideWidth, views: int = 1, cross_layers: int = 0) -> Tower:

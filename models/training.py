@@ -13,6 +13,7 @@ import torch
 from models.arrays import Float32Array, Int64Array
 from models.candidates import Negatives
 from models.dense_adam import DenseAdam
+from models.frozen_step import frozen_stepper
 from models.hard_negatives import HardNegatives, offline_hard
 from models.item2vec import item2vec
 from models.item_start import start_new_items
@@ -219,6 +220,8 @@ class Training:
             parts.tables.rows[table].set_lr(config.lr_rows_incremental)
         parts.model.requires_grad_(everything)
         self._adam.set_lr(config.warm_rate * config.lr_dense)
+        frozen = None if everything else frozen_stepper(parts, trained)
+        stepper = frozen or self.stepper
         total = 0.0
         for start in range(0, len(samples), config.batch_size_incremental):
             places = slice(start, min(start + config.batch_size_incremental, len(samples)))
@@ -226,7 +229,7 @@ class Training:
             if everything:
                 self._adam.zero_grad()
             with parts.tables.cold_rows_kept(trained):
-                loss, rows = self.stepper.step(batch, places, plan, self.steps)
+                loss, rows = stepper.step(batch, places, plan, self.steps)
             if everything:
                 self._adam.step()
             self.steps += 1
@@ -236,9 +239,8 @@ class Training:
 
     def _sampler(self) -> Sampler:
         ids, config = self._parts.tables.ids["item"], self._parts.config
-        live = ids.live_entries()
-        live = live[ids.entry_rows[live] > 0]
-        counts = self._parts.targets.by_entry[live]
+        live = np.flatnonzero(ids.entry_rows > 0)
+        counts = np.take(self._parts.targets.by_entry, live)
         if config.negative_source == "learned_unigram":
             p = self._parts.estimator.probability(live)
             return LearnedUnigramSampler(live, p, ids.entry_capacity, config.negative_power, config.seed)

@@ -5,7 +5,17 @@ length one.
 from torch import Tensor
 
 from models.model_config import ModelConfig
-from models.towers import ItemInputs, RecallTowers, SideWidth, UserInputs, item_tower, unit, user_tower
+from models.towers import (
+    SHORTEST,
+    FrozenTowers,
+    ItemInputs,
+    RecallTowers,
+    SideWidth,
+    UserInputs,
+    item_tower,
+    unit,
+    user_tower,
+)
 
 
 class TwoTower(RecallTowers):
@@ -28,3 +38,13 @@ class TwoTower(RecallTowers):
     def item_vectors(self, inputs: ItemInputs) -> Tensor:
         """Vectors v float32[N, D], unit length."""
         return unit(self.item_tower(inputs.item, inputs.side()))
+
+    def frozen(self) -> FrozenTowers | None:
+        """Both towers without autograd."""
+        user, item = self.user_tower.frozen(SHORTEST), self.item_tower.frozen(SHORTEST)
+        if user is None or item is None:
+            return None
+        return FrozenTowers(
+            lambda users: user(self.id_parts(users, users.history), users.side(self.history_length)),
+            lambda items: item([items.item], items.side()),
+        )

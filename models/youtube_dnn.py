@@ -2,13 +2,15 @@
 items.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from models.frozen_tower import Passed
 from models.model_config import ModelConfig
-from models.towers import ItemInputs, RecallTowers, SideWidth, UserInputs, user_tower
+from models.towers import FrozenTowers, ItemInputs, RecallTowers, SideWidth, UserInputs, user_tower
 
 
 class YoutubeDNN(RecallTowers):
@@ -31,3 +33,22 @@ class YoutubeDNN(RecallTowers):
     def item_vectors(self, inputs: ItemInputs) -> Tensor:
         """[v, b] float32[N, D]: the item's row itself."""
         return inputs.item
+
+    def frozen(self) -> FrozenTowers | None:
+        """The user tower without autograd; items are their rows."""
+        tower = self.user_tower.frozen()
+        if tower is None:
+            return None
+
+        def users(inputs: UserInputs) -> Passed:
+            passed = tower(self.id_parts(inputs, inputs.history), inputs.side(self.history_length))
+            passed.vectors[:, -1] = 1.0
+
+            def backward() -> None:
+                if passed.gradient is not None:
+                    passed.gradient[:, -1] = 0.0
+                passed.backward()
+
+            return replace(passed, backward=backward)
+
+        return FrozenTowers(users, lambda items: Passed.as_it_is(items.item))
