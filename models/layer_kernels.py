@@ -18,15 +18,20 @@ from models.arrays import Float32Array, Index, Int64Array
 from models.native import FLOATS_OF_A_LINE, LINE_BYTES, compiled, compiled_into
 
 cgutils: Any = _cgutils  # it has no types
-_LANES = 16
-"""float32 in a vector; where the processor has shorter ones, LLVM takes several."""
+LANES = 16
+"""Elements of a vector; where the processor has shorter ones, LLVM takes several."""
 _ROWS, _OUTPUTS = 4, 64
-_Add = Callable[[Float32Array, Index, Index, Float32Array, Float32Array], None]
+Add = Callable[[Any, Any, Any], Any]
 
 
-def _products(rows: int, vectors: int) -> _Add:
+def sums_of_products(
+    rows: int, vectors: int, element: Any, adds: Callable[[Any], Add]
+) -> Callable[[Float32Array, Index, Index, Any, Any], None]:
     """Compiled: out[n:n + rows, first:first + 16 * vectors] += x[n:n + rows, :I] @ weight there, of
-    contiguous out float32[N, O], x float32[N, I or more], weight float32[I, O].
+    contiguous out float32[N, O], x [N, I or more], weight [I, O].
+
+    element: LLVM's type of x and weight; adds: of a builder, what makes new sums of (16 sums, one element of
+    x 16 times, 16 of weight).
     """
 
     def typing(_: Any, out: Any, n: Any, first: Any, x: Any, weight: Any) -> tuple[Any, Callable[..., Any]]:
@@ -36,44 +41,53 @@ def _products(rows: int, vectors: int) -> _Add:
             )
             inputs, outputs = (builder.extract_value(weight_IO.shape, at) for at in (0, 1))
             wide = builder.extract_value(x_NI.shape, 1)
-            vector, at_32 = ir.VectorType(ir.FloatType(), _LANES), ir.IntType(32)
-            none, spread = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(at_32, _LANES), None)
-            kind = ir.FunctionType(vector, [vector] * 3)
-            add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{_LANES}f32")
+            vector, given = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(element, LANES)
+            at_32 = ir.IntType(32)
+            none, spread = ir.Constant(given, ir.Undefined), ir.Constant(ir.VectorType(at_32, LANES), None)
+            add = adds(builder)
 
             def number(value: int) -> Any:
                 return ir.Constant(ir.IntType(64), value)
 
-            def vectors_at(data: Any, row: Any) -> list[Any]:
+            def vectors_at(data: Any, row: Any, kind: Any) -> list[Any]:
                 begin = builder.gep(data, [builder.add(builder.mul(row, outputs), arguments[2])])
-                begin = builder.bitcast(begin, vector.as_pointer())
+                begin = builder.bitcast(begin, kind.as_pointer())
                 return [builder.gep(begin, [number(at)]) for at in range(vectors)]
 
             of_rows = [builder.add(arguments[1], number(row)) for row in range(rows)]
-            places = [place for row in of_rows for place in vectors_at(out_NO.data, row)]
+            places = [place for row in of_rows for place in vectors_at(out_NO.data, row, vector)]
             sums = [cgutils.alloca_once(builder, vector) for _ in places]
             for place, held in zip(places, sums, strict=True):
                 builder.store(builder.load(place, align=4), held)
             begins = [builder.mul(row, wide) for row in of_rows]
             with cgutils.for_range(builder, inputs) as loop:
-                weights = [builder.load(at, align=4) for at in vectors_at(weight_IO.data, loop.index)]
+                weights = [builder.load(at, align=4) for at in vectors_at(weight_IO.data, loop.index, given)]
                 for row, begin in enumerate(begins):
                     value = builder.load(builder.gep(x_NI.data, [builder.add(begin, loop.index)]))
                     value = builder.insert_element(none, value, ir.Constant(at_32, 0))
                     value = builder.shuffle_vector(value, none, spread)
                     for held, of in zip(sums[row * vectors : (row + 1) * vectors], weights, strict=True):
-                        builder.store(builder.call(add, [value, of, builder.load(held)]), held)
+                        builder.store(add(builder.load(held), value, of), held)
             for place, held in zip(places, sums, strict=True):
                 builder.store(builder.load(held), place, align=4)
             return context.get_dummy_value()
 
         return types.void(out, types.int64, types.int64, x, weight), code
 
-    return cast(_Add, intrinsic(typing))
+    return cast(Callable[[Float32Array, Index, Index, Any, Any], None], intrinsic(typing))
 
 
-_four_rows, _two_rows, _row = (_products(rows, _OUTPUTS // _LANES) for rows in (_ROWS, 2, 1))
-_row_by_one = _products(1, 1)
+def _add_floats(builder: Any) -> Add:
+    vector = ir.VectorType(ir.FloatType(), LANES)
+    kind = ir.FunctionType(vector, [vector] * 3)
+    add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+    return lambda held, inputs, weights: builder.call(add, [inputs, weights, held])
+
+
+_four_rows, _two_rows, _row = (
+    sums_of_products(rows, _OUTPUTS // LANES, ir.FloatType(), _add_floats) for rows in (_ROWS, 2, 1)
+)
+_row_by_one = sums_of_products(1, 1, ir.FloatType(), _add_floats)
 
 
 @compiled_into
@@ -91,10 +105,10 @@ def _add_products(out_NO: Float32Array, x_NI: Float32Array, weight_IO: Float32Ar
         if n < rows:
             _row(out_NO, n, first, x_NI, weight_IO)
         first += _OUTPUTS
-    while first + _LANES <= outputs:
+    while first + LANES <= outputs:
         for n in range(rows):
             _row_by_one(out_NO, n, first, x_NI, weight_IO)
-        first += _LANES
+        first += LANES
     for n in range(rows):
         for at in range(len(weight_IO)):
             for to in range(first, outputs):

@@ -79,6 +79,15 @@ float_bits = cast(Callable[[np.float32], np.int32], intrinsic(_same_bits(types.f
 """The four bytes of a float as an integer, for compiled code only."""
 float_of = cast(Callable[[np.int32], np.float32], intrinsic(_same_bits(types.int32, types.float32)))
 """The inverse."""
+
+
+@compiled_into
+def half_bits(x: np.float32) -> np.int16:
+    """The bits of x as bfloat16, rounded to even, for compiled code only."""
+    bits = float_bits(x)
+    return np.int16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16))
+
+
 LINE_BYTES = 64
 """Of a cache line."""
 FLOATS_OF_A_LINE = LINE_BYTES // 4

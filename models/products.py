@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, pad
 
-from models.arrays import Int16Array
+from models import half_kernels
+from models.arrays import Int32Array
 from models.model_config import Precision
-from models.native import compiled
 
 BLOCK = 64
 Element = TypeVar("Element", bound=np.generic)
@@ -43,6 +43,50 @@ def in_blocks(of_items: npt.NDArray[Element]) -> npt.NDArray[Element]:
     return np.concatenate([of_items, np.repeat(of_items[-1:], missing, axis=0)])
 
 
+_NOTHING = np.empty((0, 0), np.int16)
+
+
+class HalfProduct:
+    """x @ weight.T + bias in bfloat16: added up in float32, rounded once. Weights are those of now.
+
+    weight bfloat16[O, I], bias bfloat16[O]; turned: x @ weight instead, bias[I].
+    """
+
+    def __init__(self, weight_OI: Tensor, bias: Tensor | None = None, turned: bool = False) -> None:
+        self._outputs = weight_OI.shape[1 if turned else 0]
+        self._weight = weight_OI.T if turned else weight_OI
+        self._bias = bias
+        self._packed: Int32Array | None = None
+        if half_kernels.has_instruction():
+            bits = weight_OI.contiguous().view(torch.int16).numpy()
+            self._packed = half_kernels.packed(bits) if turned else half_kernels.packed_turned(bits)
+            self._bias_O = np.zeros(self._packed.shape[1], np.float32)
+            if bias is not None:
+                self._bias_O[: self._outputs] = bias.float().numpy()
+
+    def __call__(self, x_NI: Tensor, relu: bool = False, positive_NO: Tensor | None = None) -> Tensor:
+        """bfloat16[N, O]. relu: with ReLU behind it; positive_NO: zero where this is not above zero, which is
+        the way back through a ReLU that gave it.
+        """
+        if self._packed is None:
+            return self._of_torch(x_NI, relu, positive_NO)
+        if x_NI.shape[1] % 2:
+            x_NI = pad(x_NI, (0, 1))
+        out = torch.empty(len(x_NI), self._outputs, dtype=torch.bfloat16)
+        positive = _NOTHING if positive_NO is None else positive_NO.view(torch.int16).numpy()
+        inputs = x_NI.contiguous().view(torch.int32).numpy()
+        half_kernels.multiply(
+            inputs, self._packed, self._bias_O, positive, relu, out.view(torch.int16).numpy()
+        )
+        return out
+
+    def _of_torch(self, x_NI: Tensor, relu: bool, positive_NO: Tensor | None) -> Tensor:
+        out = linear(x_NI, self._weight, self._bias)
+        if relu:
+            return out.relu_()
+        return out if positive_NO is None else torch.ops.aten.threshold_backward(out, positive_NO, 0)
+
+
 class HalfLayers:
     """MLP([known, side]) + linear(known), ReLU between layers, every product in bfloat16; the weights as they
     are now, rounded once.
@@ -52,35 +96,43 @@ class HalfLayers:
     """
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], around_DE: Tensor, blank: int = 0) -> None:
-        (first, _), *others = layers
-        self.around = around_DE[:, blank:].bfloat16()
-        self.weights = [first[:, blank:].bfloat16(), *(weight.bfloat16() for weight, _ in others)]
-        self.biases = [bias.bfloat16() for _, bias in layers]
+        around = around_DE[:, blank:].bfloat16()
+        weights = [
+            weight[:, 0 if number else blank :].bfloat16() for number, (weight, _) in enumerate(layers)
+        ]
+        self.known_width = around.shape[1]
+        self.of_side = weights[0][:, self.known_width :]
+        self._layers = [
+            HalfProduct(weight, bias.bfloat16()) for weight, (_, bias) in zip(weights, layers, strict=True)
+        ]
+        self._around = HalfProduct(around)
+        self._back = [
+            HalfProduct(weights[0][:, : self.known_width], turned=True),
+            *(HalfProduct(weight, turned=True) for weight in weights[1:]),
+        ]
+        self._back_around = HalfProduct(around, turned=True)
 
     def forward(self, known_BE: Tensor, side_BS: Tensor) -> tuple[Tensor, list[Tensor]]:
         """float32[B, D], and what every layer read, bfloat16 (with `known` in front of it)."""
         known = known_BE.bfloat16()
         read = [known, torch.cat([known, side_BS.bfloat16()], dim=1) if side_BS.shape[1] else known]
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            read.append(linear(read[-1], weight, bias))
-            read[-1].view(torch.int16).clamp_min_(0)  # relu_() takes bfloat16 for what it is, which is slower
-        out = linear(read[-1], self.weights[-1], self.biases[-1])
-        return out.to(known_BE.dtype).add_(linear(known, self.around)), read
+        *hidden, last = self._layers
+        for layer in hidden:
+            read.append(layer(read[-1], relu=True))
+        return last(read[-1]).to(known_BE.dtype).add_(self._around(known)), read
 
     def backward(self, gradient_BD: Tensor, read: Sequence[Tensor]) -> list[Tensor]:
         """The gradients of what every layer made, bias included and before its ReLU, bfloat16, the first
         layer's first. read: what forward() gave beside its answer.
         """
         made = [gradient_BD.bfloat16()]
-        for weight, into in zip(self.weights[:0:-1], read[:1:-1], strict=True):
-            made.append(made[-1] @ weight)
-            _leave_positive(made[-1].view(torch.int16).numpy(), into.view(torch.int16).numpy())
+        for layer, into in zip(self._back[:0:-1], read[:1:-1], strict=True):
+            made.append(layer(made[-1], positive_NO=into))
         return made[::-1]
 
     def of_known(self, made: Sequence[Tensor], into_BE: Tensor) -> Tensor:
         """into_BE float32[B, E]: the gradient of `known`, from what backward() gave."""
-        into_BE.copy_(made[0] @ self.weights[0][:, : self.around.shape[1]])
-        return into_BE.add_(made[-1] @ self.around)
+        return into_BE.copy_(self._back[0](made[0])).add_(self._back_around(made[-1]))
 
 
 def half_layers(
@@ -132,7 +184,7 @@ class _HalfLayers(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        read, width = ctx.saved_tensors, ctx.layers.around.shape[1]
+        read, width = ctx.saved_tensors, ctx.layers.known_width
         of_known, of_side, _, of_around, *of_layers = ctx.needs_input_grad
         made = ctx.layers.backward(gradient, read)
         around = _of_weight(made[-1], read[0], ctx.blank) if of_around else None
@@ -143,16 +195,8 @@ class _HalfLayers(torch.autograd.Function):
             if of_layers[2 * number + 1]:
                 layers[2 * number + 1] = of_made.sum(0, dtype=torch.float32)
         known = ctx.layers.of_known(made, gradient.new_empty(len(gradient), width)) if of_known else None
-        side = (made[0] @ ctx.layers.weights[0][:, width:]).to(gradient.dtype) if of_side else None
+        side = (made[0] @ ctx.layers.of_side).to(gradient.dtype) if of_side else None
         return known, side, None, around, *layers
-
-
-@compiled
-def _leave_positive(of_made_BN: Int16Array, made_BN: Int16Array) -> None:
-    """The way back through ReLU, all bits of bfloat16: of_made_BN = 0 where made_BN is not above 0."""
-    for row in range(len(made_BN)):
-        for at in range(made_BN.shape[1]):
-            of_made_BN[row, at] = of_made_BN[row, at] if made_BN[row, at] > 0 else np.int16(0)
 
 
 def _of_weight(half: Tensor, inputs: Tensor, blank: int) -> Tensor:

@@ -7,7 +7,7 @@ B rows, n items of a row alone (the first one its positive), K shared negatives,
 import numpy as np
 
 from models.arrays import BoolArray, Float32Array, Int16Array, Int64Array
-from models.native import compiled, compiled_into, compiled_sums, float_bits, float_of
+from models.native import compiled, compiled_into, compiled_sums, float_bits, float_of, half_bits
 
 _LOG2_E = np.float32(np.log2(np.e))
 _LEAST = np.float32(-126)
@@ -42,13 +42,6 @@ def _ordered(x: np.float32) -> np.int32:
     """
     bits = float_bits(x)
     return bits ^ ((bits >> np.int32(31)) & _SIGN)
-
-
-@compiled_into
-def _half(x: np.float32) -> np.int16:
-    """The bits of x as bfloat16, rounded to even."""
-    bits = float_bits(x)
-    return np.int16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16))
 
 
 @compiled_sums
@@ -97,7 +90,7 @@ def softmax_gradients(
             alone[at] *= factor
         alone[0] -= weight
         for at in range(len(shared)):
-            half[at] = _half(shared[at] * factor)
+            half[at] = half_bits(shared[at] * factor)
     return mean
 
 

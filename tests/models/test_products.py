@@ -63,9 +63,12 @@ def composed(known, side, layers, around, blank):
     return vector.float() + linear(half_known, around[:, blank:].bfloat16()).float()
 
 
-@pytest.mark.parametrize("widths", [(), (24,), (32, 16)])
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("widths", [(), (24,), (32, 16), (80, 100)])
 @pytest.mark.parametrize(("side", "blank"), [(0, 0), (3, 0), (1, 8), (0, 5)])
-def test_layers_and_their_gradients_are_those_of_torch(widths, side, blank):
+def test_layers_and_their_gradients_are_those_of_torch(widths, side, blank, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr("models.half_kernels.has_instruction", lambda: False)
     inputs = [(9, 12), (9, side), (10, blank + 12)]
     sizes = [blank + 12 + side, *widths, 10]
     shapes = [shape for into, out in pairwise(sizes) for shape in ((out, into), (out,))]
