@@ -82,8 +82,14 @@ SUITE = (
     Measurement(
         "train:incremental",
         ("update.incremental",),
-        full={"items": 1_000_000, "samples": 16_384, "rounds": 5},
-        quick={"items": 100_000, "samples": 2048, "rounds": 2},
+        full={"name": "update.incremental", "items": 1_000_000, "samples": 16_384, "rounds": 5},
+        quick={"name": "update.incremental", "items": 100_000, "samples": 2048, "rounds": 2},
+    ),
+    Measurement(
+        "train:incremental",
+        ("update.incremental.two_tower",),
+        full={"name": "update.incremental.two_tower", "items": 1_000_000, "samples": 16_384, "rounds": 5},
+        quick={"name": "update.incremental.two_tower", "items": 100_000, "samples": 2048, "rounds": 2},
     ),
     Measurement(
         "intake:taken_in",

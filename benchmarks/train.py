@@ -34,7 +34,11 @@ YOUTUBE_DNN = ModelConfig(kind="youtube_dnn", **SAME)
 DSSM = ModelConfig(kind="dssm", **SAME)
 DSSM_IN_BATCH = ModelConfig(kind="dssm", loss="softmax", negative_source="in_batch", **SAME)
 TWO_TOWER = ModelConfig(kind="two_tower", **SAME)
-HOURLY = ModelConfig(kind="youtube_dnn", trained_tables=("item",), published_tables=("item",), **SAME)
+_ITEMS = {"trained_tables": ("item",), "published_tables": ("item",)}
+HOURLY = {
+    "update.incremental": ModelConfig(kind="youtube_dnn", **_ITEMS, **SAME),
+    "update.incremental.two_tower": ModelConfig(kind="two_tower", **_ITEMS, **SAME),
+}
 LIMIT = "row gathers and matrix products of that shape"
 RECHUB, RECHUB_NEGATIVES = "torch-rechub 0.9 YoutubeDNN, its own trainer", 3
 RECHUB_DSSM = "torch-rechub 0.9 DSSM, its own trainer"
@@ -104,16 +108,18 @@ def two_tower(items: int, samples: int, rounds: int) -> list[Result]:
     return [Result("train.two_tower.1m", ours, "samples/s", plain.NAME, *others, params, given.sha256)]
 
 
-def incremental(items: int, samples: int, rounds: int) -> list[Result]:
-    """The hourly step as it runs: histories read, negatives drawn, item rows moved, dense layers frozen."""
+def incremental(name: str, items: int, samples: int, rounds: int) -> list[Result]:
+    """The hourly step of one of HOURLY as it runs: histories read, negatives drawn, item rows moved, dense
+    layers frozen.
+    """
     given = data.Histories.drawn(samples, items)
-    learner, drawn = _prepared(HOURLY, given)
+    learner, drawn = _prepared(HOURLY[name], given)
     batch = learner.config.batch_size_incremental
     ours, *others = _beside_torch(
         given, learner.config, batch, lambda: [learner.train_incremental(drawn)], rounds, dense=False
     )
     params = _params(learner.config) | {"batch": batch, "dense": "frozen", "limit": LIMIT}
-    return [Result("update.incremental", ours, "events/s", plain.NAME, *others, params, given.sha256)]
+    return [Result(name, ours, "events/s", plain.NAME, *others, params, given.sha256)]
 
 
 def rows(sizes: Sequence[int], samples: int, rounds: int) -> list[Result]:
