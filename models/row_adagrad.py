@@ -1,8 +1,8 @@
 """Compiled exact row-wise Adagrad over pooled reads: a row that is read many times in a step moves once, by
 the sum of its gradients.
 
-Places of the same row are chained in a hash table that fits into the cache, so nothing is sorted, no gradient
-is written out per read, and every row of the table is fetched once.
+Reads of the same row are brought together by a hash table that fits into the cache, so nothing is sorted, no
+gradient is written out per read, and every row of the table is fetched once.
 """
 
 import numpy as np
@@ -15,39 +15,59 @@ _AHEAD = 8
 
 
 @compiled
-def _chained(rows: Int64Array, first: Int32Array, following: Int32Array) -> Index:
-    """first[:count] = place of every distinct row's first read; following[i] = next read of i's row or -1."""
+def _grouped(
+    rows: Int64Array,
+    offsets: Int64Array,
+    factors: Float32Array,
+    distinct: Int64Array,
+    ends: Int32Array,
+    bags: Int32Array,
+    of_bags: Float32Array,
+) -> Index:
+    """The reads of every distinct row side by side, rows in the order of their first reads, reads in their
+    own: bags and of_bags (its factor) of a read, ends: where the reads of each row end.
+
+    Fills in the first places of distinct and ends, as many as there are rows: the answer.
+    """
     size = 64
     while size < 2 * len(rows):
         size *= 2
     slots = np.full(size, -1, np.int32)  # number of a distinct row
-    last = np.empty(len(rows), np.int32)
+    numbers = np.empty(len(rows), np.int32)
     count = 0
     for i in range(len(rows)):
         hashed = np.uint64(rows[i]) * np.uint64(0x9E3779B97F4A7C15)
         slot = np.int64(hashed >> np.uint64(32)) & (size - 1)
-        while slots[slot] >= 0 and rows[first[slots[slot]]] != rows[i]:
+        while slots[slot] >= 0 and distinct[slots[slot]] != rows[i]:
             slot = (slot + 1) & (size - 1)
         known = slots[slot]
         if known < 0:
             known = slots[slot] = count
-            first[count] = i
+            distinct[count] = rows[i]
+            ends[count] = 0
             count += 1
-        else:
-            following[last[known]] = i
-        last[known] = i
-        following[i] = -1
+        numbers[i] = known
+        ends[known] += 1
+    begin = 0
+    for number in range(count):  # ends holds where the next read of a row goes
+        reads = ends[number]
+        ends[number] = begin
+        begin += reads
+    for bag in range(len(offsets) - 1):
+        for i in range(offsets[bag], offsets[bag + 1]):
+            place = ends[numbers[i]]
+            bags[place], of_bags[place] = bag, factors[i]
+            ends[numbers[i]] = place + 1
     return count
 
 
 @compiled_sums
 def _moved(
-    rows: Int64Array,
+    distinct: Int64Array,
+    ends: Int32Array,
     bags: Int32Array,
-    factors: Float32Array,
+    of_bags: Float32Array,
     gradient: Float32Array,
-    first: Int32Array,
-    following: Int32Array,
     weights: Float32Array,
     momentum: Float32Array,
     lr: np.float32,
@@ -55,20 +75,21 @@ def _moved(
 ) -> None:
     width = weights.shape[1]
     summed = np.empty(width, np.float32)
-    for number in range(len(first)):
-        if number + _AHEAD < len(first):
-            coming = rows[first[number + _AHEAD]]
+    begin = 0
+    for number in range(len(distinct)):
+        if number + _AHEAD < len(distinct):
+            coming = distinct[number + _AHEAD]
             prefetch(momentum, coming)
             for column in range(0, width, FLOATS_OF_A_LINE):
                 prefetch(weights, coming * width + column)
-        at = first[number]
-        row = rows[at]
+        row = distinct[number]
         summed[:] = np.float32(0)
-        while at >= 0:
-            factor, bag = factors[at], bags[at]  # read once: the compiler cannot know that a sum is no factor
+        for read in range(begin, ends[number]):
+            # Read once: the compiler cannot know that a sum is no factor.
+            factor, bag = of_bags[read], bags[read]
             for column in range(width):
                 summed[column] += factor * gradient[bag, column]
-            at = following[at]
+        begin = ends[number]
         squares = np.float32(0)
         for column in range(width):
             squares += summed[column] * summed[column]
@@ -76,13 +97,6 @@ def _moved(
         rate = lr / (np.sqrt(momentum[row]) + epsilon)
         for column in range(width):
             weights[row, column] -= rate * summed[column]
-
-
-@compiled
-def _bag_of(offsets: Int64Array, bags: Int32Array) -> None:
-    for bag in range(len(offsets) - 1):
-        for at in range(offsets[bag], offsets[bag + 1]):
-            bags[at] = bag
 
 
 def update_rows(
@@ -101,10 +115,11 @@ def update_rows(
     gradient: float32[bags, E]. With g the summed gradient of a row: momentum += mean(g^2), weight -= lr * g /
     (sqrt(momentum) + epsilon).
     """
-    first, following, bags = np.empty((3, len(rows)), np.int32)
-    count = _chained(rows, first, following)
-    _bag_of(offsets, bags)
+    n = len(rows)
+    distinct, ends, bags = np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.int32)
+    of_bags = np.empty(n, np.float32)
+    count = int(_grouped(rows, offsets, factors, distinct, ends, bags, of_bags))
     _moved(
-        rows, bags, factors, gradient, first[: int(count)], following, weights, momentum,
+        distinct[:count], ends[:count], bags, of_bags, gradient, weights, momentum,
         np.float32(lr), np.float32(epsilon),
     )  # fmt: skip
