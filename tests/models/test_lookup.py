@@ -40,8 +40,9 @@ def asked(lookup):
     return (single, bags, again), factors
 
 
+@pytest.mark.parametrize("autograd", [True, False])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_reads_of_one_table_are_one_update_of_the_summed_gradient(steps):
+def test_reads_of_one_table_are_one_update_of_the_summed_gradient(steps, autograd):
     made = tables()
     weights = made.rows["item"].weights.numpy().astype(np.float64)
     momentum = made.rows["item"].momentum.numpy().astype(np.float64)
@@ -49,11 +50,17 @@ def test_reads_of_one_table_are_one_update_of_the_summed_gradient(steps):
     for _ in range(steps):
         lookup = Lookup(made, frozenset({"item"}))
         wanted, factors = asked(lookup)
-        lookup.run()
+        lookup.run() if autograd else lookup.read()
         values = torch.cat([one.value for one in wanted])
         np.testing.assert_allclose(values.detach(), factors @ weights, atol=1e-5)
         gradient = generator.normal(size=values.shape)
-        (values * torch.from_numpy(gradient.astype(np.float32))).sum().backward()
+        upstream = torch.from_numpy(gradient.astype(np.float32))
+        if autograd:
+            (values * upstream).sum().backward()
+        else:
+            for one, of_one in zip(wanted, upstream.split([one.bags for one in wanted]), strict=True):
+                one.value.grad.copy_(of_one)
+            lookup.move()
         summed = factors.T @ gradient
         read = factors.any(0)
         momentum[read] += (summed[read] ** 2).mean(1)
@@ -74,6 +81,11 @@ def test_frozen_tables_give_the_same_and_stay():
     values = torch.cat([one.value for one in wanted])
     np.testing.assert_allclose(values, factors @ before["item"].numpy(), atol=1e-5)
     assert not values.requires_grad
+    again = Lookup(made, frozenset({"user"}))
+    frozen, moving = again.single("item", np.array([1])), again.single("user", np.array([1]))
+    again.read()
+    assert frozen.value.grad is None
+    assert moving.value.grad.shape == moving.value.shape
     user.value.sum().backward()
     assert torch.equal(made.rows["item"].weights, before["item"])
     assert (made.rows["user"].weights != before["user"]).any(1).tolist() == [row == 2 for row in range(7)]
