@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,15 @@ def is_of(name: str, asked: str) -> bool:
     return name == asked or name.startswith(f"{asked}.")
 
 
-def run(measurements: Sequence[Measurement], quick: bool, console: Console) -> tuple[list[Record], list[str]]:
-    """Records of all that could be measured, and what became of those that could not."""
+def run(
+    measurements: Sequence[Measurement],
+    quick: bool,
+    console: Console,
+    keep: Callable[[list[Record]], None],
+) -> tuple[list[Record], list[str]]:
+    """Records of all that could be measured, and what became of those that could not. keep: told the records
+    up to now after every measurement, for a whole run takes most of an hour.
+    """
     around, records, failures = surroundings(), [], []
     bar = Progress(
         TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -73,6 +80,7 @@ def run(measurements: Sequence[Measurement], quick: bool, console: Console) -> t
             try:
                 results = one.run(one.quick, {"quick": True}) if quick else one.run(one.full)
                 records += [result.record(around) for result in results]
+                keep(records)
             except Exception as error:  # one path that cannot be measured hides no other
                 traceback.print_exc()
                 failures.append(f"{', '.join(one.names)}: {type(error).__name__}: {error}")
@@ -134,14 +142,16 @@ def main() -> int:
         print("\n".join(names()))
         return 0
     console = Console(width=None if sys.stdout.isatty() else 140)
-    records, failures = run(chosen(asked.only), asked.quick, console)
     held = read(LATEST)
-    if asked.quick:
-        write(QUICK, records)
-        console.print(table(records, {one["name"]: one for one in held}))
-    else:
-        write(LATEST, merged(held, records))
-        console.print(table(records))
+
+    def keep(records: list[Record]) -> None:
+        if asked.quick:
+            write(QUICK, records)
+        else:
+            write(LATEST, merged(held, records))
+
+    records, failures = run(chosen(asked.only), asked.quick, console, keep)
+    console.print(table(records, {one["name"]: one for one in held} if asked.quick else None))
     for failure in failures:
         print(f"benchmarks: not measured: {failure}", file=sys.stderr)
     return 1 if failures else 0

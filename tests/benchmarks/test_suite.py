@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.console import Console
 from benchmarks import __main__ as bench
 from benchmarks import data, search, tower, train
 from benchmarks.bundles import MODEL, published
+from benchmarks.figures import Record
 from benchmarks.measure import Measurement, Result, rates, seconds, surroundings
 from benchmarks.page import PAGE, filled, main
 from benchmarks.serve_peer import app_of
@@ -232,6 +234,23 @@ def test_a_failure_is_named_and_the_others_are_measured(
     quick = bench.read(bench.QUICK)
     assert [(one["name"], one["params"]["quick"]) for one in quick] == [("search.exact", True)]
     assert [one["name"] for one in bench.read(latest)] == ["ids.lookup"]  # a quick run leaves it alone
+
+
+def test_what_was_measured_is_kept_though_the_run_is_stopped() -> None:
+    class Stopped(Measurement):
+        def run(self, sizes: Mapping[str, Any], mark: Mapping[str, Any] | None = None) -> list[Result]:
+            raise KeyboardInterrupt
+
+    whole = Measurement("search:exact", ("search.exact",), *[TINY["search:exact"]] * 2)
+    stopped = Stopped("search:exact", ("search.exact",), {}, {})
+    kept: list[list[str]] = []
+
+    def keep(records: list[Record]) -> None:
+        kept.append([one["name"] for one in records])
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run([whole, stopped], True, Console(quiet=True), keep)
+    assert kept == [["search.exact"]]
 
 
 def test_the_change_compares_ratios_where_the_peer_is_the_same() -> None:
