@@ -13,9 +13,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils as _cgutils
 
-from models.arrays import Float32Array, Int16Array, Int32Array
+from models.arrays import Float32Array, Index, Int16Array, Int32Array
 from models.layer_kernels import LANES, Add, sums_of_products
-from models.native import compiled, half_bits
+from models.native import compiled, compiled_into, half_bits
 
 _ROWS, _VECTORS = 6, 4
 _WIDE = _VECTORS * LANES
@@ -113,6 +113,13 @@ def multiply(
         begin += count
 
 
+@compiled_into
+def _put(pairs: Int32Array, at: Index, to: Index, half: np.int16) -> None:
+    """Input `at` of output `to`; an even one is the lower half of its pair."""
+    bits = np.int32(half) & np.int32(0xFFFF)
+    pairs[at // 2, to] |= bits << np.int32(16) if at % 2 else bits
+
+
 @compiled
 def packed_turned(weight_OI: Int16Array) -> Int32Array:
     """packed() of the transposed matrix."""
@@ -120,8 +127,7 @@ def packed_turned(weight_OI: Int16Array) -> Int32Array:
     pairs = np.zeros((-(-inputs // 2), -(-outputs // LANES) * LANES), np.int32)
     for to in range(outputs):
         for at in range(inputs):
-            bits = np.int32(weight_OI[to, at]) & np.int32(0xFFFF)
-            pairs[at // 2, to] |= bits << np.int32(16) if at % 2 else bits
+            _put(pairs, at, to, weight_OI[to, at])
     return pairs
 
 
@@ -134,6 +140,5 @@ def packed(weight_IO: Int16Array) -> Int32Array:
     pairs = np.zeros((-(-inputs // 2), -(-outputs // LANES) * LANES), np.int32)
     for at in range(inputs):
         for to in range(outputs):
-            bits = np.int32(weight_IO[at, to]) & np.int32(0xFFFF)
-            pairs[at // 2, to] |= bits << np.int32(16) if at % 2 else bits
+            _put(pairs, at, to, weight_IO[at, to])
     return pairs
