@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.worker import work
@@ -45,12 +46,21 @@ def _watch(core: int, while_there: str, found: list[tuple[float, float]], given:
         given.append(True)
     except PermissionError:
         given.append(False)
-    last = time.monotonic()
-    while os.path.exists(while_there):
-        time.sleep(WAKE_S)
-        now = time.monotonic()
+    found.extend(late(lambda: os.path.exists(while_there)))
+
+
+def late(
+    there: Callable[[], bool],
+    now_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[tuple[float, float]]:
+    """(last moment awake, next one) of every sleep of the calling thread that was too long."""
+    last = now_s()
+    while there():
+        sleep(WAKE_S)
+        now = now_s()
         if now - last > WAKE_S + LATE_S:
-            found.append((last, now))
+            yield last, now
         last = now
 
 
