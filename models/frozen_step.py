@@ -14,7 +14,7 @@ from models.arrays import Int64Array
 from models.candidates import Candidates
 from models.frozen_tower import Passed
 from models.lookup import Lookup
-from models.products import scores_of
+from models.products import Similarities
 from models.samples import Samples
 from models.step_kernels import (
     add_at,
@@ -73,11 +73,11 @@ class FrozenStepper(Stepper):
         """The loss; fills in the gradients of both sides' vectors."""
         tau, places_Bn = self._parts.config.tau, candidates.alone
         u_BD, v_UD = user.vectors / tau, item.vectors
-        v_KD = candidates.shared_vectors(v_UD)
+        similarities = Similarities(u_BD, candidates.shared_vectors(v_UD))
         of_alone = torch.empty(places_Bn.shape)
         alone_scores(u_BD.numpy(), v_UD.numpy(), places_Bn, of_alone.numpy())
         of_alone, of_shared = self._with_head(
-            batch, candidates, inputs, places_Bn, of_alone, scores_of(u_BD, v_KD), tau
+            batch, candidates, inputs, places_Bn, of_alone, similarities.scores, tau
         )
         gradient_BK = torch.empty(of_shared.shape, dtype=torch.int16)
         loss = softmax_gradients(
@@ -92,18 +92,17 @@ class FrozenStepper(Stepper):
         )
         if candidates.own is not None:
             of_alone = self._own_similarity(candidates.own_alone, of_alone)
-        half_BK = gradient_BK.view(torch.bfloat16)
+        of_v_KD = None if item.gradient is None else torch.empty(len(candidates.shared), v_UD.shape[1])
+        similarities.backward(gradient_BK.view(torch.bfloat16), user.gradient, of_v_KD)
         if user.gradient is not None:
-            user.gradient.copy_(half_BK @ v_KD.bfloat16())
             add_gradients_of_u(of_alone.numpy(), v_UD.numpy(), places_Bn, user.gradient.numpy())
             user.gradient.div_(tau)
-        if item.gradient is not None:
-            of_v_KD = half_BK.T @ u_BD.bfloat16()
+        if item.gradient is not None and of_v_KD is not None:
             if candidates.in_order:
                 item.gradient[: -len(of_v_KD)] = 0
                 item.gradient[-len(of_v_KD) :] = of_v_KD
             else:
                 item.gradient.zero_()
-                add_at(candidates.shared, of_v_KD.float().numpy(), item.gradient.numpy())
+                add_at(candidates.shared, of_v_KD.numpy(), item.gradient.numpy())
             add_gradients_of_v(of_alone.numpy(), u_BD.numpy(), places_Bn, item.gradient.numpy())
         return loss

@@ -61,6 +61,26 @@ _block, _narrow_block, _row, _narrow_row = (
 )
 
 
+@compiled_into
+def _sums(x_NP: Int32Array, begin: Index, end: Index, weight_PO: Int32Array, sums: Float32Array) -> Index:
+    """Add to `sums` the products of rows from `begin` on; how many these are: one or _ROWS."""
+    inputs, wide, first = x_NP[begin:], weight_PO.shape[1], 0
+    count = _ROWS if begin + _ROWS <= end else 1
+    while first + _WIDE <= wide:
+        if count == _ROWS:
+            _block(sums, 0, first, inputs, weight_PO)
+        else:
+            _row(sums, 0, first, inputs, weight_PO)
+        first += _WIDE
+    while first < wide:
+        if count == _ROWS:
+            _narrow_block(sums, 0, first, inputs, weight_PO)
+        else:
+            _narrow_row(sums, 0, first, inputs, weight_PO)
+        first += LANES
+    return count
+
+
 @compiled
 def multiply(
     x_NP: Int32Array,
@@ -77,27 +97,13 @@ def multiply(
     positive_NO: what is not above 0 there becomes 0 in out; without rows nothing does.
     """
     rows, outputs = out_NO.shape
-    wide = weight_PO.shape[1]
-    sums = np.empty((_ROWS, wide), np.float32)
+    sums = np.empty((_ROWS, weight_PO.shape[1]), np.float32)
     begin = 0
     while begin < rows:
-        count = _ROWS if begin + _ROWS <= rows else 1
-        for n in range(count):
-            for at in range(wide):
+        for n in range(_ROWS):
+            for at in range(len(bias_O)):
                 sums[n, at] = bias_O[at]
-        inputs, first = x_NP[begin:], 0
-        while first + _WIDE <= wide:
-            if count == _ROWS:
-                _block(sums, 0, first, inputs, weight_PO)
-            else:
-                _row(sums, 0, first, inputs, weight_PO)
-            first += _WIDE
-        while first < wide:
-            if count == _ROWS:
-                _narrow_block(sums, 0, first, inputs, weight_PO)
-            else:
-                _narrow_row(sums, 0, first, inputs, weight_PO)
-            first += LANES
+        count = _sums(x_NP, begin, rows, weight_PO, sums)
         for n in range(count):
             row = begin + n
             if relu:
@@ -113,22 +119,34 @@ def multiply(
         begin += count
 
 
-@compiled_into
-def _put(pairs: Int32Array, at: Index, to: Index, half: np.int16) -> None:
-    """Input `at` of output `to`; an even one is the lower half of its pair."""
-    bits = np.int32(half) & np.int32(0xFFFF)
-    pairs[at // 2, to] |= bits << np.int32(16) if at % 2 else bits
+@compiled
+def multiply_unrounded(x_NP: Int32Array, weight_PO: Int32Array, out_NO: Float32Array) -> None:
+    """Make out = x @ weight, added up in float32 and left so; of the outputs as many as out has room for.
+    x_NP may lie anyhow.
+    """
+    rows, outputs = out_NO.shape
+    sums = np.empty((_ROWS, weight_PO.shape[1]), np.float32)
+    begin = 0
+    while begin < rows:
+        sums[:] = np.float32(0)
+        count = _sums(x_NP, begin, rows, weight_PO, sums)
+        for n in range(count):
+            for at in range(outputs):
+                out_NO[begin + n, at] = sums[n, at]
+        begin += count
 
 
 @compiled
-def packed_turned(weight_OI: Int16Array) -> Int32Array:
-    """packed() of the transposed matrix."""
-    outputs, inputs = weight_OI.shape
-    pairs = np.zeros((-(-inputs // 2), -(-outputs // LANES) * LANES), np.int32)
-    for to in range(outputs):
-        for at in range(inputs):
-            _put(pairs, at, to, weight_OI[to, at])
-    return pairs
+def halves(x_ND: Float32Array) -> Int16Array:
+    """The bits of x as bfloat16, int16[N, D]; with a column of zeros behind them where D is odd."""
+    rows, width = x_ND.shape
+    bits = np.empty((rows, width + width % 2), np.int16)
+    for n in range(rows):
+        for d in range(width):
+            bits[n, d] = half_bits(x_ND[n, d])
+        if width % 2:
+            bits[n, width] = 0
+    return bits
 
 
 @compiled
@@ -138,7 +156,31 @@ def packed(weight_IO: Int16Array) -> Int32Array:
     """
     inputs, outputs = weight_IO.shape
     pairs = np.zeros((-(-inputs // 2), -(-outputs // LANES) * LANES), np.int32)
-    for at in range(inputs):
+    for pair in range(inputs // 2):
         for to in range(outputs):
-            _put(pairs, at, to, weight_IO[at, to])
+            pairs[pair, to] = _pair(weight_IO[2 * pair, to], weight_IO[2 * pair + 1, to])
+    if inputs % 2:
+        for to in range(outputs):
+            pairs[-1, to] = _pair(weight_IO[-1, to], np.int16(0))
+    return pairs
+
+
+@compiled_into
+def _pair(even: np.int16, odd: np.int16) -> np.int32:
+    """The even one of two inputs is the lower half."""
+    return np.int32(even) & np.int32(0xFFFF) | np.int32(odd) << np.int32(16)
+
+
+@compiled
+def packed_turned(weight_OI: Int16Array) -> Int32Array:
+    """packed() of the transposed matrix."""
+    outputs, inputs = weight_OI.shape
+    pairs = np.zeros((-(-inputs // 2), -(-outputs // LANES) * LANES), np.int32)
+    for begin in range(0, outputs, LANES):  # whole cache lines of both sides
+        for pair in range(inputs // 2):
+            for to in range(begin, min(begin + LANES, outputs)):
+                pairs[pair, to] = _pair(weight_OI[to, 2 * pair], weight_OI[to, 2 * pair + 1])
+    if inputs % 2:
+        for to in range(outputs):
+            pairs[-1, to] = _pair(weight_OI[to, -1], np.int16(0))
     return pairs

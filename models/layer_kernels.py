@@ -28,7 +28,7 @@ def sums_of_products(
     rows: int, vectors: int, element: Any, adds: Callable[[Any], Add]
 ) -> Callable[[Float32Array, Index, Index, Any, Any], None]:
     """Compiled: out[n:n + rows, first:first + 16 * vectors] += x[n:n + rows, :I] @ weight there, of
-    contiguous out float32[N, O], x [N, I or more], weight [I, O].
+    contiguous out float32[N, O] and weight [I, O], and x [N, I or more] that may lie anyhow.
 
     element: LLVM's type of x and weight; adds: of a builder, what makes new sums of (16 sums, one element of
     x 16 times, 16 of weight).
@@ -40,7 +40,6 @@ def sums_of_products(
                 context.make_array(signature.args[at])(context, builder, arguments[at]) for at in (0, 3, 4)
             )
             inputs, outputs = (builder.extract_value(weight_IO.shape, at) for at in (0, 1))
-            wide = builder.extract_value(x_NI.shape, 1)
             vector, given = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(element, LANES)
             at_32 = ir.IntType(32)
             none, spread = ir.Constant(given, ir.Undefined), ir.Constant(ir.VectorType(at_32, LANES), None)
@@ -48,6 +47,14 @@ def sums_of_products(
 
             def number(value: int) -> Any:
                 return ir.Constant(ir.IntType(64), value)
+
+            def x_at(row: Any, at: Any) -> Any:
+                if signature.args[3].layout == "C":
+                    wide = builder.extract_value(x_NI.shape, 1)
+                    return builder.gep(x_NI.data, [builder.add(builder.mul(row, wide), at)])
+                strides = (builder.extract_value(x_NI.strides, side) for side in (0, 1))
+                skipped = builder.add(*map(builder.mul, (row, at), strides))
+                return cgutils.pointer_add(builder, x_NI.data, skipped)
 
             def vectors_at(data: Any, row: Any, kind: Any) -> list[Any]:
                 begin = builder.gep(data, [builder.add(builder.mul(row, outputs), arguments[2])])
@@ -59,11 +66,10 @@ def sums_of_products(
             sums = [cgutils.alloca_once(builder, vector) for _ in places]
             for place, held in zip(places, sums, strict=True):
                 builder.store(builder.load(place, align=4), held)
-            begins = [builder.mul(row, wide) for row in of_rows]
             with cgutils.for_range(builder, inputs) as loop:
                 weights = [builder.load(at, align=4) for at in vectors_at(weight_IO.data, loop.index, given)]
-                for row, begin in enumerate(begins):
-                    value = builder.load(builder.gep(x_NI.data, [builder.add(begin, loop.index)]))
+                for row, of_row in enumerate(of_rows):
+                    value = builder.load(x_at(of_row, loop.index))
                     value = builder.insert_element(none, value, ir.Constant(at_32, 0))
                     value = builder.shuffle_vector(value, none, spread)
                     for held, of in zip(sums[row * vectors : (row + 1) * vectors], weights, strict=True):

@@ -70,11 +70,9 @@ class HalfProduct:
         """
         if self._packed is None:
             return self._of_torch(x_NI, relu, positive_NO)
-        if x_NI.shape[1] % 2:
-            x_NI = pad(x_NI, (0, 1))
         out = torch.empty(len(x_NI), self._outputs, dtype=torch.bfloat16)
         positive = _NOTHING if positive_NO is None else positive_NO.view(torch.int16).numpy()
-        inputs = x_NI.contiguous().view(torch.int32).numpy()
+        inputs = _even(x_NI).view(torch.int32).numpy()
         half_kernels.multiply(
             inputs, self._packed, self._bias_O, positive, relu, out.view(torch.int16).numpy()
         )
@@ -151,11 +149,47 @@ def half_layers(
     return cast(Tensor, call(known_BE, side_BS, blank, around_DE, *flat))
 
 
-def scores_of(u_BD: Tensor, v_ND: Tensor) -> Tensor:
-    """Inner products float32[B, N].
+class Similarities:
+    """Inner products of u float32[B, D] and v float32[N, D], and the way back, with factors in bfloat16.
 
-    They are not rounded: a loss takes exponents of them, and bfloat16 is good for 0.06 at 20.
+    scores: float32[B, N], not rounded: a loss takes exponents of them, and bfloat16 is good for 0.06 at 20.
     """
+
+    def __init__(self, u_BD: Tensor, v_ND: Tensor) -> None:
+        if half_kernels.has_instruction():
+            self._half_u, self._half_v = (half_kernels.halves(of.numpy()) for of in (u_BD, v_ND))
+            scores_BN = np.empty((len(u_BD), len(v_ND)), np.float32)
+            turned = half_kernels.packed_turned(self._half_v)
+            half_kernels.multiply_unrounded(self._half_u.view(np.int32), turned, scores_BN)
+            self.scores = torch.from_numpy(scores_BN)
+        else:
+            self._u, self._v = u_BD, v_ND
+            self.scores = _of_torch(u_BD, v_ND)
+
+    def backward(self, half_BN: Tensor, of_u_BD: Tensor | None, of_v_ND: Tensor | None) -> None:
+        """Make of_u and of_v the gradients of u and v, float32, from those of the scores, bfloat16."""
+        if not half_kernels.has_instruction():
+            if of_u_BD is not None:
+                of_u_BD.copy_(half_BN @ self._v.bfloat16())
+            if of_v_ND is not None:
+                of_v_ND.copy_(half_BN.T @ self._u.bfloat16())
+            return
+        bits_BN = _even(half_BN).view(torch.int16).numpy()
+        if of_u_BD is not None:
+            weight = half_kernels.packed(self._half_v)
+            half_kernels.multiply_unrounded(bits_BN.view(np.int32), weight, of_u_BD.numpy())
+        if of_v_ND is not None:
+            # Pairs of rows, as a weight consists of them, are the pairs of inputs of a product turned round.
+            weight = half_kernels.packed(self._half_u)
+            half_kernels.multiply_unrounded(half_kernels.packed(bits_BN).T, weight, of_v_ND.numpy())
+
+
+def _even(x_NI: Tensor) -> Tensor:
+    """Contiguous, with a column of zeros behind where I is odd."""
+    return pad(x_NI, (0, 1)) if x_NI.shape[1] % 2 else x_NI.contiguous()
+
+
+def _of_torch(u_BD: Tensor, v_ND: Tensor) -> Tensor:
     # Leaves the choice to oneDNN, which may round the factors, never the product: where its kernels for
     # float32 are the faster ones, as on AMD, it takes these.
     products = cast(Any, torch.backends.mkldnn).matmul
@@ -167,7 +201,7 @@ def scores_of(u_BD: Tensor, v_ND: Tensor) -> Tensor:
 
 
 def similarities(u_BD: Tensor, v_ND: Tensor) -> Tensor:
-    """scores_of(), with gradients that are products in bfloat16."""
+    """Similarities.scores with gradients."""
     call: Any = _Similarities.apply  # untyped
     return cast(Tensor, call(u_BD, v_ND))
 
@@ -208,16 +242,15 @@ def _of_weight(half: Tensor, inputs: Tensor, blank: int) -> Tensor:
 class _Similarities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u_BD: Tensor, v_ND: Tensor) -> Tensor:
-        ctx.save_for_backward(u_BD, v_ND)
-        return scores_of(u_BD, v_ND)
+        ctx.similarities, ctx.shapes = Similarities(u_BD, v_ND), (u_BD.shape, v_ND.shape)
+        return cast(Tensor, ctx.similarities.scores)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BN: Tensor) -> tuple[Tensor | None, ...]:
-        u_BD, v_ND = ctx.saved_tensors
-        half_BN = gradient_BN.bfloat16()
-        of_u, of_v = ctx.needs_input_grad
-        return (
-            (half_BN @ v_ND.bfloat16()).float() if of_u else None,
-            (half_BN.T @ u_BD.bfloat16()).float() if of_v else None,
-        )
+        made = [
+            torch.empty(shape) if wanted else None
+            for shape, wanted in zip(ctx.shapes, ctx.needs_input_grad, strict=True)
+        ]
+        ctx.similarities.backward(gradient_BN.bfloat16(), *made)
+        return tuple(made)
