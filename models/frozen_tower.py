@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.products import HalfLayers
+from models.half_layers import HalfLayers
 from models.step_kernels import through_length_one, to_length_one
 
 
@@ -61,11 +61,11 @@ class FrozenTower:
         def backward() -> None:
             if self._shortest is not None:
                 through_length_one(vectors.numpy(), lengths.numpy(), gradient.numpy())
-            made = self._layers.backward(gradient, read)
-            if len(parts) == 1 and known.grad is not None:
-                self._layers.of_known(made, known.grad)
+            if len(parts) == 1:
+                self._layers.backward(gradient, read, known.grad)
                 return
-            of_known = self._layers.of_known(made, torch.empty_like(known))
+            of_known = torch.empty_like(known)
+            self._layers.backward(gradient, read, of_known)
             widths = [part.shape[1] for part in parts]
             for part, of_part in zip(parts, torch.split(of_known, widths, dim=1), strict=True):
                 if part.grad is not None:

@@ -93,17 +93,19 @@ def multiply(
     """Make out = x @ weight + bias, added up in float32 and rounded once; of the O outputs the first ones,
     as many as out has room for.
 
-    weight_PO: as packed() gives it; out_NO, positive_NO: bits of bfloat16. relu: what is below 0 becomes 0;
-    positive_NO: what is not above 0 there becomes 0 in out; without rows nothing does.
+    weight_PO: as packed() gives it; bias_O: as wide, or empty for none; out_NO, positive_NO: bits of
+    bfloat16. relu: what is below 0 becomes 0; positive_NO: what is not above 0 there becomes 0 in out;
+    without rows nothing does.
     """
     rows, outputs = out_NO.shape
     sums = np.empty((_ROWS, weight_PO.shape[1]), np.float32)
     begin = 0
     while begin < rows:
+        sums[:] = np.float32(0)
         for n in range(_ROWS):
             for at in range(len(bias_O)):
                 sums[n, at] = bias_O[at]
-        count = _sums(x_NP, begin, rows, weight_PO, sums)
+        count = int(_sums(x_NP, begin, rows, weight_PO, sums))
         for n in range(count):
             row = begin + n
             if relu:
@@ -129,7 +131,7 @@ def multiply_unrounded(x_NP: Int32Array, weight_PO: Int32Array, out_NO: Float32A
     begin = 0
     while begin < rows:
         sums[:] = np.float32(0)
-        count = _sums(x_NP, begin, rows, weight_PO, sums)
+        count = int(_sums(x_NP, begin, rows, weight_PO, sums))
         for n in range(count):
             for at in range(outputs):
                 out_NO[begin + n, at] = sums[n, at]
@@ -149,13 +151,19 @@ def halves(x_ND: Float32Array) -> Int16Array:
     return bits
 
 
+@compiled_into
+def padded(outputs: Index) -> Index:
+    """Outputs of a packed weight: whole vectors."""
+    return -(-outputs // LANES) * LANES
+
+
 @compiled
 def packed(weight_IO: Int16Array) -> Int32Array:
     """Bits of bfloat16 as multiply() takes them: pairs of inputs, outputs side by side, zeros for what is
     missing of either.
     """
     inputs, outputs = weight_IO.shape
-    pairs = np.zeros((-(-inputs // 2), -(-outputs // LANES) * LANES), np.int32)
+    pairs = np.zeros((-(-inputs // 2), padded(outputs)), np.int32)
     for pair in range(inputs // 2):
         for to in range(outputs):
             pairs[pair, to] = _pair(weight_IO[2 * pair, to], weight_IO[2 * pair + 1, to])
@@ -175,7 +183,7 @@ def _pair(even: np.int16, odd: np.int16) -> np.int32:
 def packed_turned(weight_OI: Int16Array) -> Int32Array:
     """packed() of the transposed matrix."""
     outputs, inputs = weight_OI.shape
-    pairs = np.zeros((-(-inputs // 2), -(-outputs // LANES) * LANES), np.int32)
+    pairs = np.zeros((-(-inputs // 2), padded(outputs)), np.int32)
     for begin in range(0, outputs, LANES):  # whole cache lines of both sides
         for pair in range(inputs // 2):
             for to in range(begin, min(begin + LANES, outputs)):

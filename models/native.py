@@ -88,6 +88,12 @@ def half_bits(x: np.float32) -> np.int16:
     return np.int16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16))
 
 
+@compiled_into
+def half_float(half: np.int16) -> np.float32:
+    """The inverse: what these bits of bfloat16 are."""
+    return float_of(np.int32(half) << np.int32(16))
+
+
 LINE_BYTES = 64
 """Of a cache line."""
 FLOATS_OF_A_LINE = LINE_BYTES // 4

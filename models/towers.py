@@ -20,8 +20,9 @@ from torch.nn.functional import linear, normalize
 from models.arrays import BoolArray, Int32Array
 from models.cross_network import CrossNetwork
 from models.frozen_tower import FrozenTower, Passed
+from models.half_layers import half_layers, layers_in_half
 from models.model_config import ModelConfig, Precision
-from models.products import HalfLayers, half_layers, in_bfloat16
+from models.products import in_bfloat16
 
 SHORTEST = 0.05
 """Shorter vectors are divided by this instead of by their length: the gradient of a near-zero vector has no
@@ -246,7 +247,7 @@ class Tower(nn.Module):
         if not self._half or self.crossed is not None:
             return None
         with torch.no_grad():
-            layers = HalfLayers(self._pairs(), self.around.weight, self.blank)
+            layers = layers_in_half(self._pairs(), self.around.weight, self.blank)
         return FrozenTower(layers, first=1 if self.blank else 0, shortest=shortest)
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from models import half_kernels
-from models.products import HalfProduct
 
 ONE_ROUNDING = 2.0**-8
 needs_instruction = pytest.mark.skipif(
@@ -29,46 +28,84 @@ def check(found, expected, scale):
     assert (error <= ONE_ROUNDING * np.abs(expected) + 1e-6 * scale).all()
 
 
-@pytest.fixture(params=[pytest.param(True, marks=needs_instruction), False], ids=["compiled", "torch"])
-def way(request, monkeypatch):
-    """By which of both the products are made."""
-    monkeypatch.setattr(half_kernels, "has_instruction", lambda: request.param)
+def bits(half):
+    """Of a contiguous matrix, with a column of zeros behind where it has an odd one."""
+    return half_kernels.halves(half.float().numpy())
 
 
+def product(x, weight_OI, bias=None, turned=False, relu=False, positive=None):
+    """x @ weight.T + bias, or with the matrix turned x @ weight, as multiply() makes it; x are bits."""
+    pack, outputs = half_kernels.packed_turned, len(weight_OI)
+    if turned:
+        pack, outputs = half_kernels.packed, weight_OI.shape[1]
+    packed = pack(bits(weight_OI))
+    bias_O = np.zeros(0 if bias is None else packed.shape[1], np.float32)
+    if bias is not None:
+        bias_O[: len(bias)] = bias.float()
+    positive_NO = np.empty((0, 0), np.int16) if positive is None else bits(positive)
+    out = np.full((len(x), outputs), 7, np.int16)
+    half_kernels.multiply(x.view(np.int32), packed, bias_O, positive_NO, relu, out)
+    return torch.from_numpy(out).view(torch.bfloat16)
+
+
+@needs_instruction
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
-def test_products_are_rounded_once(rows, inputs, outputs, way):
+def test_products_are_rounded_once(rows, inputs, outputs):
     x, weight, bias = drawn(rows, inputs), drawn(outputs, inputs, seed=1), drawn(outputs, seed=2)
     scale = np.abs(numbers(x)) @ np.abs(numbers(weight)).T + 1
     expected = numbers(x) @ numbers(weight).T
-    check(HalfProduct(weight)(x), expected, scale)
-    product = HalfProduct(weight, bias)
-    check(product(x), expected + numbers(bias), scale)
-    check(product(x, relu=True), np.maximum(expected + numbers(bias), 0), scale)
+    check(product(bits(x), weight), expected, scale)
+    check(product(bits(x), weight, bias), expected + numbers(bias), scale)
+    check(product(bits(x), weight, bias, relu=True), np.maximum(expected + numbers(bias), 0), scale)
 
 
+@needs_instruction
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
-def test_the_way_back_is_the_product_with_the_turned_matrix(rows, inputs, outputs, way):
+def test_the_way_back_is_the_product_with_the_turned_matrix(rows, inputs, outputs):
     gradient, weight = drawn(rows, outputs), drawn(outputs, inputs, seed=1)
     came = drawn(rows, inputs, seed=2).relu_()
     came[0, 0] = -0.0
     expected = numbers(gradient) @ numbers(weight)
     scale = np.abs(numbers(gradient)) @ np.abs(numbers(weight)) + 1
-    back = HalfProduct(weight, turned=True)
-    check(back(gradient), expected, scale)
-    check(back(gradient, positive_NO=came), np.where(numbers(came) > 0, expected, 0), scale)
+    check(product(bits(gradient), weight, turned=True), expected, scale)
+    back = product(bits(gradient), weight, turned=True, positive=came)
+    check(back, np.where(numbers(came) > 0, expected, 0), scale)
 
 
-def test_inputs_may_be_columns_of_something_wider(way):
+@needs_instruction
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+def test_products_that_are_not_rounded(rows, inputs, outputs, turned):
+    x, weight = drawn(rows, inputs), drawn(inputs, outputs, seed=1)
+    # Pairs of a matrix of inputs side by side are those of its transpose one below the other.
+    pairs = half_kernels.packed(bits(x.T.contiguous())).T[:rows] if turned else bits(x).view(np.int32)
+    found = np.full((rows, outputs), 7, np.float32)
+    half_kernels.multiply_unrounded(pairs, half_kernels.packed(bits(weight)), found)
+    scale = np.abs(numbers(x)) @ np.abs(numbers(weight)) + 1
+    assert (np.abs(found - numbers(x) @ numbers(weight)) <= 1e-6 * scale).all()
+
+
+@needs_instruction
+def test_inputs_may_be_columns_of_something_wider():
     x, weight = drawn(9, 40), drawn(5, 16, seed=1)
-    part = x[:, 8:24]
-    assert torch.equal(HalfProduct(weight)(part), HalfProduct(weight)(part.contiguous()))
+    part = np.ascontiguousarray(bits(x)[:, :16])
+    assert torch.equal(product(bits(x), weight), product(part, weight))
 
 
 @needs_instruction
 def test_what_a_row_gives_depends_on_no_other():
-    x, product = drawn(16, 32), HalfProduct(drawn(64, 32, seed=1))
-    for row, expected in enumerate(product(x)):
-        assert torch.equal(product(x[row : row + 1])[0], expected)
+    x, weight = bits(drawn(16, 32)), drawn(64, 32, seed=1)
+    for row, expected in enumerate(product(x, weight)):
+        assert torch.equal(product(x[row : row + 1], weight)[0], expected)
+
+
+@pytest.mark.parametrize("width", [4, 5])
+def test_rounding_is_that_of_torch(width):
+    x = torch.randn(7, width, generator=torch.Generator().manual_seed(0))
+    found = half_kernels.halves(x.numpy())
+    assert found.shape == (7, width + width % 2)
+    assert torch.equal(torch.from_numpy(found).view(torch.bfloat16)[:, :width], x.bfloat16())
+    assert not found[:, width:].any()
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from models.half_layers import half_layers
 from models.learner import Learner
-from models.products import BLOCK, half_layers, in_bfloat16, in_blocks, similarities
+from models.products import BLOCK, in_bfloat16, in_blocks, similarities
 from models.towers import Tower
 from tests.models.learning_data import FEW, catalogue, config, contents, events
 
@@ -86,8 +87,11 @@ def test_layers_and_their_gradients_are_those_of_torch(widths, side, blank, comp
             torch.testing.assert_close(found, expected, rtol=ROUNDING, atol=1e-6)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize(("rows", "columns"), [(9, 33), (256, 512)])
-def test_similarities_are_float32_with_gradients_in_bfloat16(rows, columns):
+def test_similarities_are_float32_with_gradients_in_bfloat16(rows, columns, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr("models.half_kernels.has_instruction", lambda: False)
     u, v = drawn((rows, 64), (columns, 64))
     (upstream,) = drawn((rows, columns), seed=1)
     scores = similarities(u, v)
