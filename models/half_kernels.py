@@ -126,15 +126,15 @@ def multiply_unrounded(x_NP: Int32Array, weight_PO: Int32Array, out_NO: Float32A
     """Make out = x @ weight, added up in float32 and left so; of the outputs as many as out has room for.
     x_NP may lie anyhow.
     """
-    rows, outputs = out_NO.shape
-    sums = np.empty((_ROWS, weight_PO.shape[1]), np.float32)
+    (rows, outputs), wide = out_NO.shape, weight_PO.shape[1]
+    sums = np.empty((_ROWS, wide), np.float32)
     begin = 0
     while begin < rows:
-        sums[:] = np.float32(0)
-        count = int(_sums(x_NP, begin, rows, weight_PO, sums))
-        for n in range(count):
-            for at in range(outputs):
-                out_NO[begin + n, at] = sums[n, at]
+        into = out_NO[begin : begin + _ROWS] if outputs == wide else sums
+        into[:] = np.float32(0)
+        count = int(_sums(x_NP, begin, rows, weight_PO, into))
+        if outputs < wide:
+            out_NO[begin : begin + count] = sums[:count, :outputs]
         begin += count
 
 
