@@ -60,7 +60,8 @@ class FrozenStepper(Stepper):
         lookup.read()
         inputs = users()
         user, item = self._towers.users(inputs), self._towers.items(items())
-        candidates = self._with_online(batch, candidates, trues_BT, user.vectors, item.vectors)
+        vectors = (torch.from_numpy(side.vectors) for side in (user, item))
+        candidates = self._with_online(batch, candidates, trues_BT, *vectors)
         loss = self._loss_and_gradients(batch, candidates, inputs, user, item)
         user.backward()
         item.backward()
@@ -72,37 +73,38 @@ class FrozenStepper(Stepper):
     ) -> float:
         """The loss; fills in the gradients of both sides' vectors."""
         tau, places_Bn = self._parts.config.tau, candidates.alone
-        u_BD, v_UD = user.vectors / tau, item.vectors
-        similarities = Similarities(u_BD, candidates.shared_vectors(v_UD))
-        of_alone = torch.empty(places_Bn.shape)
-        alone_scores(u_BD.numpy(), v_UD.numpy(), places_Bn, of_alone.numpy())
-        of_alone, of_shared = self._with_head(
-            batch, candidates, inputs, places_Bn, of_alone, similarities.scores, tau
-        )
-        gradient_BK = torch.empty(of_shared.shape, dtype=torch.int16)
+        u_BD, v_UD = user.vectors / np.float32(tau), item.vectors
+        v_KD = v_UD[places_Bn.size :] if candidates.in_order else v_UD.take(candidates.shared, axis=0)
+        similarities = Similarities(u_BD, v_KD)
+        of_alone, of_shared = np.empty(places_Bn.shape, np.float32), similarities.scores
+        alone_scores(u_BD, v_UD, places_Bn, of_alone)
+        if candidates.own is not None or self._parts.config.popularity:
+            of_both = torch.from_numpy(of_alone), torch.from_numpy(of_shared)
+            headed = self._with_head(batch, candidates, inputs, places_Bn, *of_both, tau)
+            of_alone, of_shared = (of.numpy() for of in headed)
+        gradient_BK = np.empty(of_shared.shape, np.int16)
         loss = softmax_gradients(
-            of_alone.numpy(),
-            of_shared.numpy(),
+            of_alone,
+            of_shared,
             np.concatenate([candidates.log_expected_positive, candidates.log_expected_rows], axis=1),
             candidates.log_expected_shared,
             np.concatenate([~candidates.known, candidates.rows_hit], axis=1),
             candidates.shared_hit,
             batch.weight,
-            gradient_BK.numpy(),
+            gradient_BK,
         )
         if candidates.own is not None:
-            of_alone = self._own_similarity(candidates.own_alone, of_alone)
-        of_v_KD = None if item.gradient is None else torch.empty(len(candidates.shared), v_UD.shape[1])
-        similarities.backward(gradient_BK.view(torch.bfloat16), user.gradient, of_v_KD)
+            of_alone = self._own_similarity(candidates.own_alone, torch.from_numpy(of_alone)).numpy()
+        of_v_KD = None
+        if item.gradient is not None:
+            item.gradient[:] = 0
+            of_v_KD = item.gradient[places_Bn.size :] if candidates.in_order else np.empty_like(v_KD)
+        similarities.backward(gradient_BK, user.gradient, of_v_KD)
         if user.gradient is not None:
-            add_gradients_of_u(of_alone.numpy(), v_UD.numpy(), places_Bn, user.gradient.numpy())
-            user.gradient.div_(tau)
+            add_gradients_of_u(of_alone, v_UD, places_Bn, user.gradient)
+            np.divide(user.gradient, np.float32(tau), out=user.gradient)
         if item.gradient is not None and of_v_KD is not None:
-            if candidates.in_order:
-                item.gradient[: -len(of_v_KD)] = 0
-                item.gradient[-len(of_v_KD) :] = of_v_KD
-            else:
-                item.gradient.zero_()
-                add_at(candidates.shared, of_v_KD.numpy(), item.gradient.numpy())
-            add_gradients_of_v(of_alone.numpy(), u_BD.numpy(), places_Bn, item.gradient.numpy())
+            if not candidates.in_order:
+                add_at(candidates.shared, of_v_KD, item.gradient)
+            add_gradients_of_v(of_alone, u_BD, places_Bn, item.gradient)
         return loss

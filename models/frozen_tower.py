@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.arrays import Float32Array
 from models.half_layers import HalfLayers
 from models.step_kernels import through_length_one, to_length_one
 
@@ -25,14 +26,14 @@ class Passed:
     they were made of; backward: then fills in the `grad` of the inputs that have one (Lookup.read).
     """
 
-    vectors: Tensor
-    gradient: Tensor | None
+    vectors: Float32Array
+    gradient: Float32Array | None
     backward: Callable[[], None]
 
     @classmethod
     def as_it_is(cls, rows: Tensor) -> Passed:
         """Rows that are vectors themselves."""
-        return cls(rows, rows.grad, lambda: None)
+        return cls(rows.numpy(), None if rows.grad is None else rows.grad.numpy(), lambda: None)
 
 
 class FrozenTower:
@@ -49,26 +50,32 @@ class FrozenTower:
     def __call__(self, parts: Sequence[Tensor], side_NS: Tensor) -> Passed:
         """Vectors of ID rows float32[N, E] each."""
         parts = parts[self._first :]
-        known = parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
-        vectors, read = self._layers.forward(known, side_NS)
-        lengths = vectors.new_empty(len(vectors))
+        known = (parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)).numpy()
+        vectors, read = self._layers.forward(known, side_NS.numpy())
+        lengths = np.empty(len(vectors), np.float32)
         if self._shortest is not None:
-            to_length_one(vectors.numpy(), np.float32(self._shortest), lengths.numpy())
-        if all(part.grad is None for part in parts):
+            to_length_one(vectors, np.float32(self._shortest), lengths)
+        wanted = [None if part.grad is None else part.grad.numpy() for part in parts]
+        if all(of_part is None for of_part in wanted):
             return Passed(vectors, None, lambda: None)
-        gradient = torch.empty_like(vectors)
+        gradient = np.empty_like(vectors)
 
         def backward() -> None:
             if self._shortest is not None:
-                through_length_one(vectors.numpy(), lengths.numpy(), gradient.numpy())
-            if len(parts) == 1:
-                self._layers.backward(gradient, read, known.grad)
+                through_length_one(vectors, lengths, gradient)
+            if len(wanted) == 1:
+                self._layers.backward(gradient, read, wanted[0])
                 return
-            of_known = torch.empty_like(known)
+            of_known = np.empty_like(known)
             self._layers.backward(gradient, read, of_known)
-            widths = [part.shape[1] for part in parts]
-            for part, of_part in zip(parts, torch.split(of_known, widths, dim=1), strict=True):
-                if part.grad is not None:
-                    part.grad.copy_(of_part)
+            _hand_out(of_known, wanted)
 
         return Passed(vectors, gradient, backward)
+
+
+def _hand_out(joined_NE: Float32Array, parts: Sequence[Float32Array | None]) -> None:
+    """Columns of `joined` to the parts side by side, all equally wide; None: to nobody."""
+    width = joined_NE.shape[1] // len(parts)
+    for at, part in enumerate(parts):
+        if part is not None:
+            part[:] = joined_NE[:, at * width : (at + 1) * width]

@@ -19,6 +19,7 @@ from models import half_kernels, half_layer_kernels
 from models.arrays import Float32Array, Int16Array
 from models.layer_kernels import LANES
 
+_UNWANTED = np.empty((0, 0), np.float32)
 Layers = Sequence[tuple[Tensor, Tensor]]
 """(weight float32[out, in], bias float32[out]) each."""
 
@@ -45,23 +46,23 @@ class HalfLayers:
         self._layers = [(weight.bfloat16(), bias.bfloat16()) for weight, bias in layers]
         self._around = around_DE.bfloat16()
 
-    def forward(self, known_BE: Tensor, side_BS: Tensor) -> tuple[Tensor, Any]:
+    def forward(self, known_BE: Float32Array, side_BS: Float32Array) -> tuple[Float32Array, Any]:
         """float32[B, D], and what inputs() takes."""
-        known = known_BE.bfloat16()
-        read = [torch.cat([known, side_BS.bfloat16()], dim=1)]
+        known, side = (torch.from_numpy(given).bfloat16() for given in (known_BE, side_BS))
+        read = [torch.cat([known, side], dim=1)]
         *hidden, last = self._layers
         for layer in hidden:
             read.append(linear(read[-1], *layer).relu_())
-        return linear(read[-1], *last).to(known_BE.dtype).add_(linear(known, self._around)), read
+        return linear(read[-1], *last).float().add_(linear(known, self._around)).numpy(), read
 
-    def backward(self, gradient_BD: Tensor, read: Any, of_known_BE: Tensor | None) -> Any:
+    def backward(self, gradient_BD: Float32Array, read: Any, of_known_BE: Float32Array | None) -> Any:
         """Make of_known float32 the gradient of `known`, where it is wanted; what gradients() takes."""
-        made = [gradient_BD.bfloat16()]
+        made = [torch.from_numpy(gradient_BD).bfloat16()]
         for (weight, _), into in zip(self._layers[:0:-1], read[:0:-1], strict=True):
             made.append(torch.ops.aten.threshold_backward(made[-1] @ weight, into, 0))
         if of_known_BE is not None:
             weight = self._layers[0][0][:, : self.known_width]
-            of_known_BE.copy_(made[-1] @ weight).add_(made[0] @ self._around)
+            of_known_BE[:] = (made[-1] @ weight).float().add_(made[0] @ self._around).numpy()
         return made
 
     def inputs(self, of_forward: Any, rows: int) -> list[Tensor]:
@@ -81,6 +82,7 @@ class _Compiled(HalfLayers):
         self._inputs = [weight.shape[1] for weight in weights]
         self._outputs = [len(weight) for weight in weights]
         self._widths = np.array([_even(width) for width in (*self._inputs, len(around))])
+        self._width_read, self._width_made = int(self._widths[:-1].sum()), int(self._widths[1:].sum())
         bits, around_bits = [half_kernels.halves(weight) for weight in weights], half_kernels.halves(around)
         self._forward = np.concatenate(
             [half_kernels.packed_turned(weight).ravel() for weight in (*bits, around_bits)]
@@ -92,22 +94,19 @@ class _Compiled(HalfLayers):
         biases = (bias.bfloat16().float() for _, bias in layers)
         self._biases = torch.cat([pad(bias, (0, -len(bias) % LANES)) for bias in biases]).numpy()
 
-    def forward(self, known_BE: Tensor, side_BS: Tensor) -> tuple[Tensor, Any]:
+    def forward(self, known_BE: Float32Array, side_BS: Float32Array) -> tuple[Float32Array, Any]:
         rows = len(known_BE)
-        read = np.empty(rows * int(self._widths[:-1].sum()), np.int16)
-        vectors_BD = torch.empty(rows, self._outputs[-1])
+        read = np.empty(rows * self._width_read, np.int16)
+        vectors_BD = np.empty((rows, self._outputs[-1]), np.float32)
         half_layer_kernels.forward(
-            known_BE.contiguous().numpy(), side_BS.contiguous().numpy(),
-            self._forward, self._biases, self._widths, read, vectors_BD.numpy(),
-        )  # fmt: skip
+            known_BE, side_BS, self._forward, self._biases, self._widths, read, vectors_BD
+        )
         return vectors_BD, read
 
-    def backward(self, gradient_BD: Tensor, read: Any, of_known_BE: Tensor | None) -> Any:
-        made = np.empty(len(gradient_BD) * int(self._widths[1:].sum()), np.int16)
-        of_known = np.empty((0, 0), np.float32) if of_known_BE is None else of_known_BE.numpy()
-        half_layer_kernels.backward(
-            gradient_BD.contiguous().numpy(), self._backward, self._widths, read, made, of_known
-        )
+    def backward(self, gradient_BD: Float32Array, read: Any, of_known_BE: Float32Array | None) -> Any:
+        made = np.empty(len(gradient_BD) * self._width_made, np.int16)
+        of_known = _UNWANTED if of_known_BE is None else of_known_BE
+        half_layer_kernels.backward(gradient_BD, self._backward, self._widths, read, made, of_known)
         return made
 
     def inputs(self, of_forward: Any, rows: int) -> list[Tensor]:
@@ -153,16 +152,16 @@ class _HalfLayers(torch.autograd.Function):
     def forward(ctx: Any, known: Tensor, side: Tensor, blank: int, around: Tensor, *layers: Tensor) -> Tensor:
         pairs = list(zip(layers[::2], layers[1::2], strict=True))
         ctx.blank, ctx.layers = blank, layers_in_half(pairs, around, blank)
-        out, ctx.read = ctx.layers.forward(known, side)
-        return cast(Tensor, out)
+        out, ctx.read = ctx.layers.forward(known.contiguous().numpy(), side.contiguous().numpy())
+        return torch.from_numpy(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, width = len(gradient), ctx.layers.known_width
         of_known, of_side, _, of_around, *of_layers = ctx.needs_input_grad
-        known = gradient.new_empty(rows, width) if of_known else None
-        made = ctx.layers.gradients(ctx.layers.backward(gradient, ctx.read, known), rows)
+        known = np.empty((rows, width), np.float32) if of_known else None
+        made = ctx.layers.gradients(ctx.layers.backward(gradient.contiguous().numpy(), ctx.read, known), rows)
         read = ctx.layers.inputs(ctx.read, rows)
         around = _of_weight(made[-1], read[0][:, :width], ctx.blank) if of_around else None
         layers: list[Tensor | None] = [None] * len(of_layers)
@@ -172,7 +171,7 @@ class _HalfLayers(torch.autograd.Function):
             if of_layers[2 * number + 1]:
                 layers[2 * number + 1] = of_made.sum(0, dtype=torch.float32)
         side = (made[0] @ ctx.layers.of_side).to(gradient.dtype) if of_side else None
-        return known, side, None, around, *layers
+        return None if known is None else torch.from_numpy(known), side, None, around, *layers
 
 
 def _of_weight(half: Tensor, inputs: Tensor, blank: int) -> Tensor:

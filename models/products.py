@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
 from models import half_kernels
+from models.arrays import Float32Array, Int16Array
 from models.model_config import Precision
 
 BLOCK = 64
@@ -47,38 +47,35 @@ class Similarities:
     scores: float32[B, N], not rounded: a loss takes exponents of them, and bfloat16 is good for 0.06 at 20.
     """
 
-    def __init__(self, u_BD: Tensor, v_ND: Tensor) -> None:
+    def __init__(self, u_BD: Float32Array, v_ND: Float32Array) -> None:
         if half_kernels.has_instruction():
-            self._half_u, self._half_v = (half_kernels.halves(of.numpy()) for of in (u_BD, v_ND))
-            scores_BN = np.empty((len(u_BD), len(v_ND)), np.float32)
+            self._half_u, self._half_v = half_kernels.halves(u_BD), half_kernels.halves(v_ND)
+            self.scores = np.empty((len(u_BD), len(v_ND)), np.float32)
             turned = half_kernels.packed_turned(self._half_v)
-            half_kernels.multiply_unrounded(self._half_u.view(np.int32), turned, scores_BN)
-            self.scores = torch.from_numpy(scores_BN)
+            half_kernels.multiply_unrounded(self._half_u.view(np.int32), turned, self.scores)
         else:
-            self._u, self._v = u_BD, v_ND
-            self.scores = _of_torch(u_BD, v_ND)
+            self._u, self._v = torch.from_numpy(u_BD), torch.from_numpy(v_ND)
+            self.scores = _of_torch(self._u, self._v).numpy()
 
-    def backward(self, half_BN: Tensor, of_u_BD: Tensor | None, of_v_ND: Tensor | None) -> None:
-        """Make of_u and of_v the gradients of u and v, float32, from those of the scores, bfloat16."""
+    def backward(
+        self, half_BN: Int16Array, of_u_BD: Float32Array | None, of_v_ND: Float32Array | None
+    ) -> None:
+        """Make of_u and of_v the gradients of u and v from those of the scores, bits of bfloat16."""
         if not half_kernels.has_instruction():
+            of_scores = torch.from_numpy(half_BN).view(torch.bfloat16)
             if of_u_BD is not None:
-                of_u_BD.copy_(half_BN @ self._v.bfloat16())
+                of_u_BD[:] = (of_scores @ self._v.bfloat16()).float().numpy()
             if of_v_ND is not None:
-                of_v_ND.copy_(half_BN.T @ self._u.bfloat16())
+                of_v_ND[:] = (of_scores.T @ self._u.bfloat16()).float().numpy()
             return
-        bits_BN = _even(half_BN).view(torch.int16).numpy()
         if of_u_BD is not None:
+            pairs = np.pad(half_BN, ((0, 0), (0, 1))) if half_BN.shape[1] % 2 else half_BN
             weight = half_kernels.packed(self._half_v)
-            half_kernels.multiply_unrounded(bits_BN.view(np.int32), weight, of_u_BD.numpy())
+            half_kernels.multiply_unrounded(pairs.view(np.int32), weight, of_u_BD)
         if of_v_ND is not None:
             # Pairs of rows, as a weight consists of them, are the pairs of inputs of a product turned round.
             weight = half_kernels.packed(self._half_u)
-            half_kernels.multiply_unrounded(half_kernels.packed(bits_BN).T, weight, of_v_ND.numpy())
-
-
-def _even(x_NI: Tensor) -> Tensor:
-    """Contiguous, with a column of zeros behind where I is odd."""
-    return pad(x_NI, (0, 1)) if x_NI.shape[1] % 2 else x_NI.contiguous()
+            half_kernels.multiply_unrounded(half_kernels.packed(half_BN).T, weight, of_v_ND)
 
 
 def _of_torch(u_BD: Tensor, v_ND: Tensor) -> Tensor:
@@ -101,15 +98,17 @@ def similarities(u_BD: Tensor, v_ND: Tensor) -> Tensor:
 class _Similarities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u_BD: Tensor, v_ND: Tensor) -> Tensor:
-        ctx.similarities, ctx.shapes = Similarities(u_BD, v_ND), (u_BD.shape, v_ND.shape)
-        return cast(Tensor, ctx.similarities.scores)
+        ctx.similarities = Similarities(u_BD.contiguous().numpy(), v_ND.contiguous().numpy())
+        ctx.shapes = u_BD.shape, v_ND.shape
+        return torch.from_numpy(ctx.similarities.scores)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BN: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad
         made = [
-            torch.empty(shape) if wanted else None
-            for shape, wanted in zip(ctx.shapes, ctx.needs_input_grad, strict=True)
+            np.empty(shape, np.float32) if asked else None
+            for shape, asked in zip(ctx.shapes, wanted, strict=True)
         ]
-        ctx.similarities.backward(gradient_BN.bfloat16(), *made)
-        return tuple(made)
+        ctx.similarities.backward(gradient_BN.bfloat16().contiguous().view(torch.int16).numpy(), *made)
+        return tuple(None if one is None else torch.from_numpy(one) for one in made)
