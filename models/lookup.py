@@ -119,13 +119,13 @@ def mark(flags: BoolArray, rows: Int64Array) -> None:
 
 
 def _hand_out(requests: Sequence[_Request], values: Tensor, gradients: Tensor | None = None) -> None:
-    at = 0
-    for request in requests:
-        bags = slice(at, at + request.wanted.bags)
-        request.wanted.value = values[bags]
-        if gradients is not None:
-            request.wanted.value.grad = gradients[bags]
-        at = bags.stop
+    # Several views made by one call: their backward makes one gradient, not one for each that are added up.
+    bags = [request.wanted.bags for request in requests]
+    for request, value in zip(requests, torch.split_with_sizes(values, bags), strict=True):
+        request.wanted.value = value
+    if gradients is not None:
+        for request, gradient in zip(requests, torch.split_with_sizes(gradients, bags), strict=True):
+            request.wanted.value.grad = gradient
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

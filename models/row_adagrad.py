@@ -11,7 +11,7 @@ from models.arrays import Float32Array, Index, Int32Array, Int64Array
 from models.native import FLOATS_OF_A_LINE, compiled, compiled_sums, prefetch
 from models.row_sums import sum_rows
 
-_AHEAD = 16
+_AHEAD = 32
 """Rows lie all over the memory: they are asked for so many rows ahead."""
 
 
