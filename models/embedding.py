@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from models.aligned import aligned_zeros
 from models.arrays import Int64Array, Tensors
-from models.frozen_rows import frozen_lookup
 from models.row_adagrad import update_rows
+from models.row_sums import pooled_rows
 
 _EPSILON = 1e-8
 
@@ -80,16 +81,19 @@ class EmbeddingTable:
         indices: int64[n] rows; offsets: int64[bags+1]; weights: float32[n] factors, or None for plain sums.
         """
         if weights is None:  # one compiled variant only: plain sums are weighted by one
-            weights = torch.ones(len(indices), dtype=torch.float32)
+            weights = torch.ones(len(indices))
         call: Any = _Pooled.apply  # untyped
         pooled: torch.Tensor = call(self._moves, self, indices, offsets, weights)
         return pooled
 
-    def frozen(
-        self, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def frozen(self, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """The same sums without gradient or update."""
-        return frozen_lookup(self._weights, indices, offsets, weights)
+        pooled = torch.empty(len(offsets) - 1, self.dim)
+        pooled_rows(
+            self._weights.numpy(), indices.contiguous().numpy(), offsets.contiguous().numpy(),
+            weights.contiguous().numpy(), pooled.numpy(),
+        )  # fmt: skip
+        return pooled
 
     def state(self) -> Tensors:
         """Rows in use and their momentum."""
@@ -106,15 +110,16 @@ class EmbeddingTable:
         return table
 
     def _allocate(self, rows: int) -> None:
-        # NumPy asks for huge pages, torch does not; scattered reads of small ones wait for their addresses.
-        self._weights = torch.from_numpy(np.zeros((rows, self.dim), np.float32))
-        self._momentum = torch.from_numpy(np.zeros(rows, np.float32))
+        self._weights = torch.from_numpy(aligned_zeros(rows, self.dim))
+        self._momentum = torch.from_numpy(aligned_zeros(rows))
 
     def update(
         self, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor, gradient: torch.Tensor
-    ) -> None:
-        """What backward() of trained() does, by the gradient float32[bags, dim] of its answer."""
-        update_rows(
+    ) -> Int64Array:
+        """What backward() of trained() does, by the gradient float32[bags, dim] of its answer; the rows that
+        moved, each once, int64[d].
+        """
+        return update_rows(
             indices.numpy(), offsets.numpy(), weights.numpy(), gradient.contiguous().numpy(),
             self._weights.numpy(), self._momentum.numpy(), self.lr, _EPSILON,
         )  # fmt: skip

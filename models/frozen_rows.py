@@ -30,12 +30,6 @@ class FrozenRows:
         """Make rows (int64[n]) copies of the cold row."""
         self.weights[torch.from_numpy(rows)] = self.weights[0].clone()
 
-    def frozen(
-        self, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """float32[bags, dim]: frozen_lookup() over the rows."""
-        return frozen_lookup(self.weights, indices, offsets, weights)
-
     @classmethod
     def from_state(cls, state: Tensors) -> FrozenRows:
         """The rows of EmbeddingTable.state()."""
@@ -43,15 +37,3 @@ class FrozenRows:
         rows = cls(weights.shape[1])
         rows.weights = weights
         return rows
-
-
-def frozen_lookup(
-    table: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """float32[bags, dim]: (weighted) sums of table rows float32[rows, dim]; indices int64[n], offsets
-    int64[bags+1].
-    """
-    with torch.no_grad():
-        return torch.nn.functional.embedding_bag(
-            indices, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
-        )

@@ -14,8 +14,9 @@ from numba.core import cgutils as _cgutils
 from numba.core import types
 from numba.extending import intrinsic
 
+from models.aligned import aligned_zeros
 from models.arrays import Float32Array, Index, Int64Array
-from models.native import FLOATS_OF_A_LINE, LINE_BYTES, compiled, compiled_into
+from models.native import FLOATS_OF_A_LINE, compiled, compiled_into, in_lanes, multiply_add
 
 cgutils: Any = _cgutils  # it has no types
 LANES = 16
@@ -41,8 +42,6 @@ def sums_of_products(
             )
             inputs, outputs = (builder.extract_value(weight_IO.shape, at) for at in (0, 1))
             vector, given = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(element, LANES)
-            at_32 = ir.IntType(32)
-            none, spread = ir.Constant(given, ir.Undefined), ir.Constant(ir.VectorType(at_32, LANES), None)
             add = adds(builder)
 
             def number(value: int) -> Any:
@@ -69,9 +68,7 @@ def sums_of_products(
             with cgutils.for_range(builder, inputs) as loop:
                 weights = [builder.load(at, align=4) for at in vectors_at(weight_IO.data, loop.index, given)]
                 for row, of_row in enumerate(of_rows):
-                    value = builder.load(x_at(of_row, loop.index))
-                    value = builder.insert_element(none, value, ir.Constant(at_32, 0))
-                    value = builder.shuffle_vector(value, none, spread)
+                    value = in_lanes(builder, builder.load(x_at(of_row, loop.index)), LANES)
                     for held, of in zip(sums[row * vectors : (row + 1) * vectors], weights, strict=True):
                         builder.store(add(builder.load(held), value, of), held)
             for place, held in zip(places, sums, strict=True):
@@ -84,9 +81,7 @@ def sums_of_products(
 
 
 def _add_floats(builder: Any) -> Add:
-    vector = ir.VectorType(ir.FloatType(), LANES)
-    kind = ir.FunctionType(vector, [vector] * 3)
-    add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+    add = multiply_add(builder, LANES)
     return lambda held, inputs, weights: builder.call(add, [inputs, weights, held])
 
 
@@ -155,8 +150,7 @@ def packed(layers: Sequence[tuple[Float32Array, Float32Array | None]]) -> tuple[
     for place, (weight_OI, _) in zip(places, layers, strict=True):
         place[:] = begin, weight_OI.shape[1], len(weight_OI)
         begin += -(-(weight_OI.size + len(weight_OI)) // FLOATS_OF_A_LINE) * FLOATS_OF_A_LINE
-    room = np.zeros(begin + FLOATS_OF_A_LINE, np.float32)
-    weights = room[-room.ctypes.data % LINE_BYTES // room.itemsize :][:begin]
+    weights = aligned_zeros(begin)
     for (first, inputs, outputs), (weight_OI, bias) in zip(places.tolist(), layers, strict=True):
         end = first + inputs * outputs
         weights[first:end] = weight_OI.T.ravel()

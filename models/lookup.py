@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from models.arrays import BoolArray, Float32Array, Int32Array, Int64Array
-from models.embedding import EmbeddingTable
 from models.key_bags import slot_bags
 from models.native import compiled
 from models.tables import Tables
@@ -46,7 +45,7 @@ class Lookup:
         self._tables = tables
         self._trained = trained
         self._requests: dict[str, list[_Request]] = {}
-        self._moves: list[tuple[EmbeddingTable, tuple[Tensor, Tensor, Tensor], Tensor]] = []
+        self._moves: list[tuple[str, tuple[Tensor, Tensor, Tensor], Tensor]] = []
         self.touched: Rows = {}
 
     def single(self, table: str, rows: Int64Array) -> Wanted:
@@ -90,14 +89,14 @@ class Lookup:
             gradients = None
             if table in self._trained:
                 gradients = torch.empty_like(values)
-                self._moves.append((self._tables.rows[table], read, gradients))
+                self._moves.append((table, read, gradients))
             _hand_out(requests, values, gradients)
         self._requests = {}
 
     def move(self) -> None:
-        """Move the rows of trained tables that read() looked up."""
-        for embedding, read, gradients in self._moves:
-            embedding.update(*read, gradients)
+        """Move the rows of trained tables that read() looked up; of these, `touched` has each row once."""
+        for table, read, gradients in self._moves:
+            self.touched[table] = [self._tables.rows[table].update(*read, gradients)]
         self._moves = []
 
     def _joined(self, table: str, requests: Sequence[_Request]) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,13 +119,13 @@ def mark(flags: BoolArray, rows: Int64Array) -> None:
 
 
 def _hand_out(requests: Sequence[_Request], values: Tensor, gradients: Tensor | None = None) -> None:
-    at = 0
-    for request in requests:
-        bags = slice(at, at + request.wanted.bags)
-        request.wanted.value = values[bags]
-        if gradients is not None:
-            request.wanted.value.grad = gradients[bags]
-        at = bags.stop
+    # Several views made by one call: their backward makes one gradient, not one for each that are added up.
+    bags = [request.wanted.bags for request in requests]
+    for request, value in zip(requests, torch.split_with_sizes(values, bags), strict=True):
+        request.wanted.value = value
+    if gradients is not None:
+        for request, gradient in zip(requests, torch.split_with_sizes(gradients, bags), strict=True):
+            request.wanted.value.grad = gradient
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -46,16 +46,35 @@ load_word = cast(Callable[[UInt8Array, Index], np.uint64], intrinsic(_load_word)
 """data[at:at + 8] of uint8[n] in one read, the lowest byte first; unchecked, for compiled code only."""
 
 
+def in_lanes(builder: Any, value: Any, lanes: int) -> Any:
+    """LLVM's vector that has a value in each of its lanes."""
+    none = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first, everywhere = ir.IntType(32)(0), ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
+    return builder.shuffle_vector(builder.insert_element(none, value, first), none, everywhere)
+
+
+def multiply_add(builder: Any, lanes: int) -> Any:
+    """LLVM's function a * b + c of vectors of float32, in one instruction where the processor has one."""
+    vector = ir.VectorType(ir.FloatType(), lanes)
+    return builder.module.declare_intrinsic(
+        f"llvm.fmuladd.v{lanes}f32", (), ir.FunctionType(vector, [vector] * 3)
+    )
+
+
+def prefetch_line(builder: Any, place: Any) -> None:
+    """Have LLVM's builder begin to fetch the cache line that a pointer leads into."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    wanted = builder.module.declare_intrinsic(
+        "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    )
+    # To read, for all caches, of data.
+    builder.call(wanted, [builder.bitcast(place, byte), number(0), number(3), number(1)])
+
+
 def _prefetch(typing: Any, data: Any, at: Any) -> tuple[Any, Callable[..., Any]]:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        byte = ir.IntType(8).as_pointer()
-        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte)
-        number = ir.IntType(32)
-        wanted = builder.module.declare_intrinsic(
-            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        )
-        builder.call(wanted, [place, number(0), number(3), number(1)])  # to read, for all caches, of data
+        prefetch_line(builder, builder.gep(array.data, [arguments[1]]))
         return context.get_dummy_value()
 
     return types.void(data, types.int64), code

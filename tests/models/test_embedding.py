@@ -21,17 +21,18 @@ def adagrad(weights, momentum, indices, offsets, factors, gradient, lr, eps=1e-8
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_update_is_row_wise_adagrad(weighted):
+@pytest.mark.parametrize("dim", [1, 8, 64, 84])
+def test_update_is_row_wise_adagrad(weighted, dim):
     rng = np.random.default_rng(0)
-    table = EmbeddingTable(dim=8, lr=0.1)
+    table = EmbeddingTable(dim=dim, lr=0.1)
     table.reserve(30)
-    table.weights[:] = torch.from_numpy(rng.normal(size=(30, 8)).astype(np.float32))
+    table.weights[:] = torch.from_numpy(rng.normal(size=(30, dim)).astype(np.float32))
     table.momentum[:] = torch.from_numpy(rng.random(30).astype(np.float32))
     for _ in range(3):
         indices = rng.integers(0, 10, 40)  # duplicates within bags and across them
         offsets = np.array([0, 0, 5, 25, 40])
         factors = rng.random(40).astype(np.float32) if weighted else np.ones(40, np.float32)
-        gradient = rng.normal(size=(4, 8)).astype(np.float32)
+        gradient = rng.normal(size=(4, dim)).astype(np.float32)
         before = table.weights.numpy().copy()
         weights, momentum = adagrad(before, table.momentum.numpy(), indices, offsets, factors, gradient, 0.1)
         pooled = table.trained(
@@ -46,6 +47,22 @@ def test_update_is_row_wise_adagrad(weighted):
         np.testing.assert_allclose(table.momentum.numpy(), momentum, rtol=1e-5)
         untouched = np.setdiff1d(np.arange(30), indices)
         assert table.weights.numpy()[untouched].tobytes() == before[untouched].tobytes()
+
+
+def test_an_update_tells_the_rows_that_moved_once_each():
+    table = EmbeddingTable(dim=4, lr=0.1)
+    table.reserve(10)
+    rows, offsets = torch.tensor([7, 2, 7, 7, 9, 2]), torch.tensor([0, 2, 5, 6])
+    moved = table.update(rows, offsets, torch.ones(6), torch.ones(3, 4))
+    assert moved.tolist() == [7, 2, 9]
+    assert np.flatnonzero(table.momentum.numpy()).tolist() == [2, 7, 9]
+
+
+def test_rows_begin_where_a_cache_line_does():
+    table = EmbeddingTable(dim=16, lr=0.1)
+    for rows in (1, 100, 1000):
+        table.reserve(rows)
+        assert table.weights.data_ptr() % 64 == 0
 
 
 def test_growth_keeps_rows_and_momentum_and_starts_new_rows_from_the_cold_row():

@@ -68,7 +68,9 @@ def test_reads_of_one_table_are_one_update_of_the_summed_gradient(steps, autogra
         np.testing.assert_allclose(made.rows["item"].weights, weights, atol=1e-5)
         np.testing.assert_allclose(made.rows["item"].momentum, momentum, atol=1e-5)
         assert set(lookup.touched) == {"item"}
-        assert sorted(set(np.concatenate(lookup.touched["item"]))) == np.flatnonzero(read).tolist()
+        touched = np.concatenate(lookup.touched["item"])
+        assert sorted(set(touched)) == np.flatnonzero(read).tolist()
+        assert autograd or len(set(touched)) == len(touched)
 
 
 def test_frozen_tables_give_the_same_and_stay():
