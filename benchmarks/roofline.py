@@ -1,4 +1,6 @@
-"""The limit of a training step on this machine: its row gathers and its matrix products, and nothing else."""
+"""The limit of a training step made of torch's operations: its row gathers and its matrix products, and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from benchmarks import data
 class Roofline:
     """Every row of the history, the target and the shared negatives is read once and written once; every
     layer, and the scores of the negatives, is one product forward and two backward (one for layers that stay
-    as they are). No loss, no optimizer, no bookkeeping: nobody can train this shape faster at that precision.
+    as they are). No loss, no optimizer, no bookkeeping: nobody can train this shape faster at that precision
+    out of these operations. (Kernels of one's own can be faster than they are.)
 
     item_tower: distinct items go through layers like the user's; dense: the layers learn; half: all products,
     those of the scores too, in bfloat16.

@@ -39,7 +39,7 @@ HOURLY = {
     "update.incremental": ModelConfig(kind="youtube_dnn", **_ITEMS, **SAME),
     "update.incremental.two_tower": ModelConfig(kind="two_tower", **_ITEMS, **SAME),
 }
-LIMIT = "row gathers and matrix products of that shape"
+LIMIT = "torch's row gathers and matrix products of that shape"
 RECHUB, RECHUB_NEGATIVES = "torch-rechub 0.9 YoutubeDNN, its own trainer", 3
 RECHUB_DSSM = "torch-rechub 0.9 DSSM, its own trainer"
 
