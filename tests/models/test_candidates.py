@@ -64,14 +64,14 @@ def shares(source, estimator, power):
 
 
 def sampler_of(source, estimator, power):
-    entries = np.arange(ITEMS)
+    entries, live = np.arange(ITEMS), np.ones(ITEMS, np.bool_)
     if source == "in_batch":
         return None
     if source == "log_uniform":
         return LogUniformSampler(entries, frequency_ranks(COUNTS), ITEMS, 0)
     if source == "learned_unigram":
-        return LearnedUnigramSampler(entries, estimator.probability(entries), ITEMS, power, 0)
-    return UnigramSampler(entries, COUNTS, ITEMS, 0.0 if source == "uniform" else power, 0)
+        return LearnedUnigramSampler(live, estimator.probability(entries), power, 0)
+    return UnigramSampler(live, COUNTS, 0.0 if source == "uniform" else power, 0)
 
 
 def estimator_of():
