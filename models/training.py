@@ -221,15 +221,15 @@ class Training:
         parts.model.requires_grad_(everything)
         self._adam.set_lr(config.warm_rate * config.lr_dense)
         frozen = None if everything else frozen_stepper(parts, trained)
-        stepper = frozen or self.stepper
+        stepper, put_cold_rows_back = frozen or self.stepper, parts.tables.cold_rows(trained)
         total = 0.0
         for start in range(0, len(samples), config.batch_size_incremental):
             places = slice(start, min(start + config.batch_size_incremental, len(samples)))
             batch = samples.take(places)
             if everything:
                 self._adam.zero_grad()
-            with parts.tables.cold_rows_kept(trained):
-                loss, rows = stepper.step(batch, places, plan, self.steps)
+            loss, rows = stepper.step(batch, places, plan, self.steps)
+            put_cold_rows_back()
             if everything:
                 self._adam.step()
             self.steps += 1
