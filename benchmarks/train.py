@@ -221,8 +221,8 @@ def _epoch(model: Steps, given: data.Histories, config: ModelConfig, batch: int)
     history, target = torch.from_numpy(given.history), torch.from_numpy(given.target)
     taken = np.concatenate([np.arange(given.items), given.history.ravel(), given.target])
     counts = np.bincount(taken, minlength=given.items)
-    corpus = np.arange(given.items)
-    sampler = UnigramSampler(corpus, counts, given.items, config.negative_power, config.seed)
+    corpus = np.ones(given.items, np.bool_)
+    sampler = UnigramSampler(corpus, counts, config.negative_power, config.seed)
     starts = range(0, len(target), batch)
     drawn = [torch.from_numpy(sampler.draw(config.negatives, step)) for step in range(len(starts))]
 

@@ -50,7 +50,7 @@ class Candidates:
     @property
     def alone(self) -> Int64Array:
         """int64[B, T + n]: the places that each row has alone, its positives first."""
-        return np.concatenate([self.positive, self.rows], axis=1)
+        return np.concatenate([self.positive, self.rows], axis=1) if self.rows.size else self.positive
 
     @property
     def own_alone(self) -> Int64Array:
@@ -97,25 +97,19 @@ def draw_candidates(
 
     offline_Bn: entries of offline hard negatives, or None. `step` keys the draws.
     """
-    b = len(batch)
     targets = trues_BT[:, 0]
-    shared, log_q = _shared(config, targets, negatives, step)
-    correct = config.logq and config.loss in ("softmax", "nce")
-    if correct and negatives.sampler is None:
-        k = np.log(max(len(shared), 1))
-        log_q = (np.log(estimator.probability(shared)) + k).astype(np.float32)
-        log_q_BT = (np.log(estimator.probability(np.maximum(trues_BT, 0).ravel())) + k).astype(np.float32)
-    elif correct and negatives.sampler is not None:
-        log_q_BT = negatives.sampler.log_expected(np.maximum(trues_BT, 0).ravel(), len(shared))
-    else:
-        log_q, log_q_BT = np.zeros(len(shared), np.float32), np.zeros(trues_BT.size, np.float32)
-    log_q_BT = log_q_BT.reshape(trues_BT.shape)
+    known = trues_BT >= 0
+    trues = np.where(known, trues_BT, targets[:, None])
+    shared = _shared(config, targets, negatives, step)
+    t, k = trues.size, len(shared)
+    entries = np.concatenate([trues.ravel(), shared])
+    log_q = _log_expected(config, entries, k, negatives.sampler, estimator)
+    log_q_BT = log_q[:t].reshape(trues.shape)
     hit = _among(shared, trues_BT)
 
     parts: list[Int64Array] = []
     own_parts: list[Int64Array] = []
     expected_parts: list[Float32Array] = []
-    none = np.full((b, 0), -1, np.int64)
     hard = _hard(config, batch, offline_Bn, negatives)
     if config.loss in PER_ROW_LOSSES:
         if negatives.sampler is None:
@@ -141,21 +135,21 @@ def draw_candidates(
         log_q_BT = np.where(own_positive >= 0, log_own_BT, log_q_BT)
         if len(shared):
             hit |= own_hits(own, shared)
-    rows = np.concatenate(parts, axis=1) if parts else none
-    own_rows = np.concatenate(own_parts, axis=1) if parts else none
-    if own is not None and rows.shape[1]:
-        # An easy or hard negative that is an own item carries the own items' score, like everywhere else.
-        own_rows = np.where(own_rows < 0, _places_of(own, rows), own_rows)
-    rows_hit = (rows < 0) | (rows[:, :, None] == trues_BT[:, None, :]).any(2)
-    rows = np.where(rows < 0, targets[:, None], rows)
-
-    known = trues_BT >= 0
-    trues = np.where(known, trues_BT, targets[:, None])
-    entries = np.concatenate([trues.ravel(), shared, rows.ravel()])
+    none = (len(batch), 0)
+    rows, own_rows, rows_hit = np.empty(none, np.int64), np.empty(none, np.int64), np.empty(none, np.bool_)
+    log_expected_rows = np.empty(none, np.float32)
+    if parts:
+        rows, own_rows = np.concatenate(parts, axis=1), np.concatenate(own_parts, axis=1)
+        log_expected_rows = np.concatenate(expected_parts, axis=1)
+        if own is not None:
+            # An easy or hard negative that is an own item carries the own items' score, like everywhere else.
+            own_rows = np.where(own_rows < 0, _places_of(own, rows), own_rows)
+        rows_hit = (rows < 0) | (rows[:, :, None] == trues_BT[:, None, :]).any(2)
+        rows = np.where(rows < 0, targets[:, None], rows)
+        entries = np.concatenate([entries, rows.ravel()])
     places = np.arange(len(entries))
     if config.has_item_tower:  # which is worth encoding nothing twice
-        entries, places = np.unique(entries, return_inverse=True)
-    t, k = trues.size, len(shared)
+        entries, places = _distinct(entries)
     return Candidates(
         entries=entries,
         positive=places[:t].reshape(trues.shape),
@@ -165,8 +159,8 @@ def draw_candidates(
         rows=places[t + k :].reshape(rows.shape),
         rows_hit=rows_hit,
         log_expected_positive=log_q_BT.astype(np.float32),
-        log_expected_shared=log_q,
-        log_expected_rows=np.concatenate(expected_parts, axis=1) if parts else none.astype(np.float32),
+        log_expected_shared=log_q[t:],
+        log_expected_rows=log_expected_rows,
         own=own,
         own_positive=own_positive,
         own_rows=own_rows,
@@ -191,12 +185,18 @@ def _slot(slots: Int32Array, shared: Int64Array, item: Index) -> Index:
     return slot
 
 
+@compiled_into
+def _no_slots(items: Index) -> Int32Array:
+    """A hash table of places that holds none, with room for so many items."""
+    size = 64
+    while size < 2 * items:
+        size *= 2
+    return np.full(size, -1, np.int32)
+
+
 @compiled
 def _mark(shared: Int64Array, trues_BT: Int64Array, hit: BoolArray) -> None:
-    size = 64
-    while size < 2 * len(shared):
-        size *= 2
-    slots = np.full(size, -1, np.int32)
+    slots = _no_slots(len(shared))
     following = np.empty(len(shared), np.int32)  # the next place of the same item, -1 = none
     for place in range(len(shared)):
         slot = _slot(slots, shared, shared[place])
@@ -208,6 +208,36 @@ def _mark(shared: Int64Array, trues_BT: Int64Array, hit: BoolArray) -> None:
             while place >= 0:
                 hit[row, place] = True
                 place = following[place]
+
+
+def _distinct(entries: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """(int64[U] the entries in the order in which they come first, int64[N] the place of each among them)."""
+    distinct, places = np.empty_like(entries), np.empty_like(entries)
+    return distinct[: _fill_distinct(entries, distinct, places)], places
+
+
+@compiled
+def _fill_distinct(entries: Int64Array, distinct: Int64Array, places: Int64Array) -> Index:
+    slots, found = _no_slots(len(entries)), 0
+    for at in range(len(entries)):
+        slot = _slot(slots, distinct, entries[at])
+        if slots[slot] < 0:
+            slots[slot], distinct[found] = found, entries[at]
+            found += 1
+        places[at] = slots[slot]
+    return found
+
+
+def _log_expected(
+    config: ModelConfig, entries: Int64Array, n: int, sampler: Sampler | None, estimator: FrequencyEstimator
+) -> Float32Array:
+    """What the logits of entries have subtracted where n negatives are shared, float32[N]."""
+    if not config.logq or config.loss not in ("softmax", "nce"):
+        return np.zeros(len(entries), np.float32)
+    if sampler is not None:
+        return sampler.log_expected(entries, n)
+    expected: Float32Array = np.log(estimator.probability(entries) * max(n, 1)).astype(np.float32)
+    return expected
 
 
 def _own_correction(
@@ -259,7 +289,7 @@ def _hard(
     config: ModelConfig, batch: Samples, offline_Bn: Int64Array | None, negatives: Negatives
 ) -> Int64Array:
     """Hard negatives of every row, int64[B, n] entries, -1 = none."""
-    parts = [np.empty((len(batch), 0), np.int64)]
+    parts: list[Int64Array] = []
     # Where a loss mixes them in, there have to be enough for any row's share.
     n = config.negatives_per_row if config.loss in PER_ROW_LOSSES else config.hard_per_row
     if negatives.rejects is not None:
@@ -270,20 +300,16 @@ def _hard(
         )
     if offline_Bn is not None:
         parts.append(offline_Bn)
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1) if parts else np.empty((len(batch), 0), np.int64)
 
 
-def _shared(
-    config: ModelConfig, targets: Int64Array, negatives: Negatives, step: int
-) -> tuple[Int64Array, Float32Array]:
-    """Shared negatives int64[K] and the log of how often each is expected, float32[K]."""
+def _shared(config: ModelConfig, targets: Int64Array, negatives: Negatives, step: int) -> Int64Array:
+    """Shared negatives int64[K]."""
     if config.loss in PER_ROW_LOSSES:
-        return np.empty(0, np.int64), np.empty(0, np.float32)
+        return np.empty(0, np.int64)
     if negatives.sampler is None:
-        shared = targets[: config.negatives]
-        return shared, np.zeros(len(shared), np.float32)
-    shared = negatives.sampler.draw(config.negatives, step)
-    return shared, negatives.sampler.log_expected(shared, config.negatives)
+        return targets[: config.negatives]
+    return negatives.sampler.draw(config.negatives, step)
 
 
 def _add(

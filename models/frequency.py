@@ -14,7 +14,9 @@ from __future__ import annotations
 import numpy as np
 
 from models.arrays import Float64Array, Index, Int32Array, Int64Array, Tensors
-from models.native import compiled
+from models.native import compiled, prefetch
+
+_AHEAD = 16
 
 
 @compiled
@@ -37,10 +39,17 @@ def _observe(
     alpha: float,
     prior: float,
 ) -> None:
-    mask = last.shape[1] - 1
+    """Cells lie all over the memory: those of a few items ahead are asked for."""
+    cells = last.shape[1]
+    mask = cells - 1
     for i in range(len(items)):
         t = step + i + 1
         for array in range(last.shape[0]):
+            if i + _AHEAD < len(items):
+                ahead = array * cells + _cell(items[i + _AHEAD], array, mask)
+                prefetch(last, ahead)
+                prefetch(gap, ahead)
+                prefetch(gaps, ahead)
             cell = _cell(items[i], array, mask)
             if last[array, cell] == 0:
                 gap[array, cell] = prior

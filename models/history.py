@@ -155,33 +155,36 @@ def _bags(
 
     Users lie all over the memory: their newest entries are asked for some users ahead.
     """
-    places = np.empty(length, np.int64)
     n = 0
     for i in range(len(user)):
         if i + 2 * _AHEAD < len(user):
             prefetch(starts, user[i + 2 * _AHEAD])
             prefetch(lengths, user[i + 2 * _AHEAD])
             _ask_for(user[i + _AHEAD], length, starts, lengths, items, times, requests)
-        have = 0
+        first, total = n, 0.0
         if 0 <= user[i] < len(lengths):
             start = starts[user[i]]
-            at = end_before(times, start, start + lengths[user[i]], ts[i]) - 1
-            while at >= start and have < length:
-                places[have] = at
-                have += requests[at] != request[i]
-                at -= 1
-        total = 0.0
-        for column in range(have):
-            at = places[have - 1 - column]
-            found[n + column] = items[at]
-            if decay_per_s > 0.0:
-                age_s = min((ts[i] - times[at]) // 1000, 2147483647)
-                weight = np.exp(-decay_per_s * max(age_s, 0))
-                weights[n + column] = weight
-                total += weight
-        for column in range(n, n + have):
-            weights[column] = weights[column] / total if total > 1e-30 else 1.0 / have
-        n += have
+            end = end_before(times, start, start + lengths[user[i]], ts[i])
+            begin, missing = end, length
+            while missing > 0 and begin > start:  # again with more where some are of the same request
+                begin = max(start, begin - missing)
+                n, total = first, 0.0
+                for at in range(begin, end):
+                    if requests[at] == request[i]:
+                        continue
+                    found[n] = items[at]
+                    if decay_per_s > 0.0:
+                        age_s = min((ts[i] - times[at]) // 1000, 2147483647)
+                        weight = np.exp(-decay_per_s * max(age_s, 0))
+                        weights[n] = weight
+                        total += weight
+                    n += 1
+                missing = length - (n - first)
+        if total > 1e-30:
+            for place in range(first, n):
+                weights[place] /= total
+        else:
+            weights[first:n] = 1.0 / max(n - first, 1)
         offsets[i + 1] = n
 
 

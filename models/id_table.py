@@ -42,7 +42,7 @@ class IdTable:
         self._count: Int64Array = np.zeros(32, np.int64)
         self._window_start: Int64Array = np.zeros(32, np.int64)
         self._window_count: Int32Array = np.zeros(32, np.int32)
-        self._row: Int64Array = np.zeros(32, np.int64)
+        self._row: Int32Array = np.zeros(32, np.int32)  # steps look up rows by the ten thousand, all over it
         self._entries_used = 0
         self._next_row = 1
         self._free_entries: Int64Array = np.empty(0, np.int64)  # taken from the end
@@ -80,8 +80,8 @@ class IdTable:
         return self._next_row
 
     @property
-    def entry_rows(self) -> Int64Array:
-        """Row of every entry, int64[entry_capacity]; 0 = the cold row. A view: do not write."""
+    def entry_rows(self) -> Int32Array:
+        """Row of every entry, int32[entry_capacity]; 0 = the cold row. A view: do not write."""
         return self._row[: self._entries_used]
 
     def lookup(self, keys: pa.Array | pa.ChunkedArray) -> Int64Array:
@@ -175,7 +175,7 @@ class IdTable:
         """
         live = self.live_entries()
         gone = live[self._last_seen[live] < before_ms]
-        keys, rows = self.keys_of(gone), self._row[gone].copy()
+        keys, rows = self.keys_of(gone), self._row[gone].astype(np.int64)
         if len(gone) == 0:
             return keys, gone, rows
         for array, value in (
@@ -205,7 +205,7 @@ class IdTable:
             "count": self._count[:used].copy(),
             "window_start_ms": self._window_start[:used].copy(),
             "window_count": self._window_count[:used].copy(),
-            "row": self._row[:used].copy(),
+            "row": self._row[:used].astype(np.int64),
             "free_entries": self._free_entries.copy(),
             "free_rows": self._free_rows.copy(),
             "scalars": np.array([self._next_row, self.admit_after, self.admit_window_ms], np.int64),
@@ -230,7 +230,7 @@ class IdTable:
         table._count = _grown(np.array(state["count"], np.int64), capacity, 0)
         table._window_start = _grown(np.array(state["window_start_ms"], np.int64), capacity, 0)
         table._window_count = _grown(np.array(state["window_count"], np.int32), capacity, 0)
-        table._row = _grown(np.array(state["row"], np.int64), capacity, 0)
+        table._row = _grown(np.array(state["row"], np.int32), capacity, 0)
         table._entries_used = used
         table._next_row = next_row
         table._rebuild_slots(capacity)

@@ -111,7 +111,7 @@ def observe(
     count: Int64Array,
     window_start: Int64Array,
     window_count: Int32Array,
-    row: Int64Array,
+    row: Int32Array,
     free_entries: Int64Array,
     free_rows: Int64Array,
     used: Int64Array,
@@ -189,7 +189,7 @@ def fill_slots(
 
 
 @compiled
-def rows_of(entries: Int32Array | Int64Array, row: Int64Array, rows: Int64Array) -> None:
+def rows_of(entries: Int32Array | Int64Array, row: Int32Array, rows: Int64Array) -> None:
     """rows[i] = row of entries[i], 0 for -1."""
     for i in range(len(entries)):
         rows[i] = row[entries[i]] if entries[i] >= 0 else 0

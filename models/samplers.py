@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from models.arrays import Float32Array, Float64Array, Index, Int32Array, Int64Array
+from models.arrays import BoolArray, Float32Array, Float64Array, Index, Int32Array, Int64Array
 from models.native import FLOATS_OF_A_LINE, compiled, compiled_into, prefetch
 from models.philox import uniform
 
@@ -22,30 +22,26 @@ _FEW = 1 << 12
 
 
 @compiled
-def _filled(
-    entries: Int64Array,
-    counts: Int64Array,
-    powers: Float64Array,
-    shares: Float64Array,
-    share_of: Float64Array,
-) -> None:
-    """Fill in shares = powers[counts], of a count of 0 that of 1, and share_of[entries] = shares."""
-    for place in range(len(entries)):
-        share = powers[max(counts[place], 1)]
-        shares[place] = share
-        share_of[entries[place]] = share
+def _fill(live: BoolArray, which: Int64Array, powers: Float64Array, shares: Float64Array) -> None:
+    """Fill in shares = powers[which] where live, and 0 elsewhere."""
+    for entry in range(len(live)):
+        power = powers[which[entry]]
+        shares[entry] = power if live[entry] else 0.0
 
 
 @compiled
-def _block_sums(shares: Float64Array) -> Float64Array:
-    """float64[blocks]: the sum of all shares up to the end of every block, added up one by one."""
+def _block_sums(shares: Float64Array) -> tuple[Float64Array, float]:
+    """float64[blocks], the sum of all shares up to the end of every block, added up one by one; and the least
+    share above 0.
+    """
     sums = np.empty(-(-len(shares) // _BLOCK), np.float64)
-    total = 0.0
+    total, least = 0.0, np.inf
     for block in range(len(sums)):
-        for place in range(block * _BLOCK, min((block + 1) * _BLOCK, len(shares))):
-            total += shares[place]
+        for entry in range(block * _BLOCK, min((block + 1) * _BLOCK, len(shares))):
+            total += shares[entry]
+            least = min(least, shares[entry] if shares[entry] > 0.0 else np.inf)
         sums[block] = total
-    return sums
+    return sums, least
 
 
 @compiled_into
@@ -58,53 +54,50 @@ def _bucket(value: float, scale: float, buckets: Index) -> Index:
 def _bucket_begins(block_sums: Float64Array) -> Int32Array:
     """int32[blocks]: the first block whose sum is in a bucket, of as many equal ones, or in a later one."""
     buckets = len(block_sums)
-    begins = np.empty(buckets, np.int32)
-    bucket, scale = 0, buckets / block_sums[-1]
-    for block in range(buckets):
-        last = _bucket(block_sums[block], scale, buckets)
-        while bucket <= last:
-            begins[bucket] = block
-            bucket += 1
+    last, scale = buckets - 1, buckets / block_sums[-1]
+    begins = np.full(buckets, last, np.int32)
+    for block in range(last, -1, -1):
+        begins[_bucket(block_sums[block], scale, buckets)] = block
+    first = np.int32(last)
+    for bucket in range(last, -1, -1):
+        first = min(first, begins[bucket])
+        begins[bucket] = first
     return begins
 
 
 @compiled
 def _found(
-    at: Float64Array,
+    uniform: Float64Array,
     shares: Float64Array,
     block_sums: Float64Array,
     begins: Int32Array,
-    entries: Int64Array,
-    drawn: Int64Array,
+    found: Int64Array,
 ) -> None:
-    """drawn[i] = the entry of the first place up to which the shares, added up one by one, are more than
-    at[i]: np.searchsorted(side="right") in their cumulative sum.
+    """found[i] = the first place up to which the shares, added up one by one, are more than uniform[i] of all
+    of them: np.searchsorted(side="right") in their cumulative sum.
 
-    Blocks lie all over the memory: all are asked for before the first one is read.
+    What is read lies all over the memory: it is asked for on behalf of all before the first one reads it.
     """
-    blocks, scale = len(block_sums), len(block_sums) / block_sums[-1]
-    for i in range(len(at)):
-        bucket = _bucket(at[i], scale, blocks)
-        low = begins[bucket]
-        high = begins[bucket + 1] if bucket + 1 < blocks else blocks - 1
-        while low < high:
-            middle = (low + high) // 2
-            if block_sums[middle] > at[i]:
-                high = middle
-            else:
-                low = middle + 1
-        drawn[i] = low
-        for place in range(low * _BLOCK, (low + 1) * _BLOCK, FLOATS_OF_A_LINE // 2):
+    blocks, total = len(block_sums), block_sums[-1]
+    scale = blocks / total
+    for i in range(len(found)):
+        found[i] = begins[_bucket(uniform[i] * total, scale, blocks)]
+        prefetch(block_sums, found[i])
+    for i in range(len(found)):
+        at, block = uniform[i] * total, found[i]
+        while block_sums[block] <= at and block < blocks - 1:  # a bucket has one block on average
+            block += 1
+        found[i] = block
+        for place in range(block * _BLOCK, (block + 1) * _BLOCK, FLOATS_OF_A_LINE // 2):
             prefetch(shares, place)
-            prefetch(entries, place)
-    for i in range(len(at)):
-        block = drawn[i]
+    for i in range(len(found)):
+        at, block = uniform[i] * total, found[i]
         place, end = block * _BLOCK, min((block + 1) * _BLOCK, len(shares)) - 1
         reached = (block_sums[block - 1] if block > 0 else 0.0) + shares[place]
-        while reached <= at[i] and place < end:
+        while reached <= at and place < end:
             place += 1
             reached += shares[place]
-        drawn[i] = entries[place]
+        found[i] = place
 
 
 class Sampler(Protocol):
@@ -122,45 +115,34 @@ class Sampler(Protocol):
 class UnigramSampler:
     """Probability ~ count^power: 0 is uniform over the corpus, 1 by frequency, 0.75 word2vec's in between.
 
-    entries: int64[N] candidates below `capacity`; counts: int64[N] how often each was seen.
+    By entry: live: bool[entries] whether it is drawn, and counts [entries] how often it was seen.
     """
 
-    def __init__(
-        self,
-        entries: Int64Array,
-        counts: Int64Array | Float64Array,
-        capacity: int,
-        power: float,
-        seed: int,
-    ) -> None:
-        _refuse_empty(len(entries))
-        self._entries = entries
+    def __init__(self, live: BoolArray, counts: Int64Array | Float64Array, power: float, seed: int) -> None:
+        _refuse_empty(int(np.count_nonzero(live)))
         self._seed = seed
-        self._share_of = np.zeros(capacity)  # by entry, of all together _block_sums[-1]
-        self._shares = np.empty(len(entries))
-        if counts.dtype == np.int64 and (largest := int(counts.max())) < max(len(counts), _FEW):
+        if np.issubdtype(counts.dtype, np.integer) and (most := int(counts.max())) < max(len(counts), _FEW):
             # Whole numbers are mostly small and repeated: each is raised once.
-            powers = np.arange(max(largest, 1) + 1, dtype=np.float64) ** power
-            _filled(entries, counts.astype(np.int64, copy=False), powers, self._shares, self._share_of)
+            which, raised = counts.astype(np.int64, copy=False), np.arange(most + 1, dtype=np.float64)
         else:
-            self._shares = np.maximum(counts, 1).astype(np.float64) ** power
-            self._share_of[entries] = self._shares
-        self._block_sums = _block_sums(self._shares)
-        self._begins = _bucket_begins(self._block_sums)
+            which, raised = np.arange(len(counts)), counts.astype(np.float64)
+        powers = np.maximum(raised, 1.0) ** power
+        self._shares = np.empty(len(live))  # by entry
+        _fill(live, which, powers, self._shares)
         # An entry that is never drawn (no row yet) can be a target all the same: as rare as the rarest.
-        self._least = self._shares.min()
+        self._block_sums, self._least = _block_sums(self._shares)
+        self._begins = _bucket_begins(self._block_sums)
 
     def draw(self, n: int, step: int) -> Int64Array:
         """int64[n] entries; the same for the same seed and step."""
-        at = uniform(n, (self._seed, step)) * self._block_sums[-1]
         drawn = np.empty(n, np.int64)
-        _found(at, self._shares, self._block_sums, self._begins, self._entries, drawn)
+        _found(uniform(n, (self._seed, step)), self._shares, self._block_sums, self._begins, drawn)
         return drawn
 
     def log_expected(self, entries: Int64Array, n: int) -> Float32Array:
         """log(n * share) of every entry, float32[N]: its expected count among n draws."""
-        share = np.maximum(self._share_of[entries], self._least) / self._block_sums[-1]
-        expected: Float32Array = (np.log(share) + np.log(n)).astype(np.float32)
+        share = np.maximum(self._shares[entries], self._least)
+        expected: Float32Array = np.log(share * (n / self._block_sums[-1])).astype(np.float32)
         return expected
 
 
@@ -216,18 +198,20 @@ def frequency_ranks(counts: Int64Array) -> Int64Array:
 class LearnedUnigramSampler(UnigramSampler):
     """Probability ~ p^power, where p is learned from the stream of targets as it goes.
 
-    p: float64[N] in (0, 1], the frequency estimator's running estimate of each entry's share of targets: it
-    follows drift and continues from the bundle, where a count remembers for ever.
+    p: float64[entries] in (0, 1] where live, the frequency estimator's running estimate of each entry's share
+    of targets: it follows drift and continues from the bundle, where a count remembers for ever.
     """
 
-    def __init__(self, entries: Int64Array, p: Float64Array, capacity: int, power: float, seed: int) -> None:
+    def __init__(self, live: BoolArray, p: Float64Array, power: float, seed: int) -> None:
         """ValueError for an estimate that is no share."""
-        if len(p) and not (p.min() > 0 and p.max() <= 1):
+        _refuse_empty(int(np.count_nonzero(live)))
+        least, most = p.min(where=live, initial=np.inf), p.max(where=live, initial=0.0)
+        if not (least > 0 and most <= 1):
             raise ValueError(
-                f"learned-unigram sampler: expected shares in (0, 1], got {p.min()} .. {p.max()}; "
+                f"learned-unigram sampler: expected shares in (0, 1], got {least} .. {most}; "
                 "pass FrequencyEstimator.probability(entries)"
             )
-        super().__init__(entries, p / p.min() if len(p) else p, capacity, power, seed)
+        super().__init__(live, p / least, power, seed)
 
 
 def per_row(sampler: Sampler, rows: int, n: int, step: int) -> Int64Array:

@@ -38,7 +38,7 @@ class Samples:
 
     def take(self, positions: Int64Array | slice) -> Samples:
         """The samples at positions (int64[n] or a slice)."""
-        return Samples(**{field.name: getattr(self, field.name)[positions] for field in fields(self)})
+        return Samples(*[getattr(self, name)[positions] for name in _COLUMNS])
 
     @classmethod
     def empty(cls, slots: int, numbers: int) -> Samples:
@@ -59,9 +59,7 @@ class Samples:
         """Samples of consecutive stretches as one; ValueError for none."""
         if not parts:
             raise ValueError("samples: nothing to concatenate; use Samples.empty")
-        return cls(
-            **{
-                field.name: np.concatenate([getattr(part, field.name) for part in parts])
-                for field in fields(cls)
-            }
-        )
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS})
+
+
+_COLUMNS = tuple(column.name for column in fields(Samples))

@@ -96,7 +96,9 @@ class Stepper:
         parts, config = self._parts, self._parts.config
         targets = batch.item.astype(np.int64)
         parts.estimator.observe(targets)
-        trues_BT = np.concatenate([targets[:, None], plan.companions[positions]], axis=1)
+        trues_BT = targets[:, None]
+        if config.num_true > 1:
+            trues_BT = np.concatenate([trues_BT, plan.companions[positions]], axis=1)
         candidates = self._drawn(batch, positions, trues_BT, self._own(batch), plan, number)
         lookup = Lookup(parts.tables, plan.trained)
         users = self._users(batch, positions, plan, lookup)
@@ -191,11 +193,13 @@ class Stepper:
     ) -> Callable[[], UserInputs]:
         """Ask for the rows of the user side; the answer builds the tower's inputs once they are there."""
         parts, config = self._parts, self._parts.config
-        rows = parts.tables.ids["user"].rows(batch.user)
-        if plan.user_dropout > 0:
-            dropped = uniform_by_key(batch.sequence, 2 * plan.negatives.salt) < plan.user_dropout
-            rows = np.where(dropped, 0, rows)
-        user = lookup.single("user", rows) if config.user_row else None
+        user = None
+        if config.user_row:
+            rows = parts.tables.ids["user"].rows(batch.user)
+            if plan.user_dropout > 0:
+                dropped = uniform_by_key(batch.sequence, 2 * plan.negatives.salt) < plan.user_dropout
+                rows = np.where(dropped, 0, rows)
+            user = lookup.single("user", rows)
         history = self._history(batch, parts.history, config.history_length, lookup, config.use_history)
         pooled = {
             name: self._history(batch, parts.histories[name], kinds.length, lookup, True, sequence=False)
@@ -244,7 +248,7 @@ class Stepper:
             return lambda: sequence_inputs(single.value, mask_BL, age_s_BL)
         flat, offsets, weights = self._bags(history, batch, length)
         bags = lookup.bags(table, parts.tables.ids["item"].rows(flat), offsets, weights)
-        size = torch.from_numpy(np.diff(offsets).astype(np.float32))
+        size = torch.from_numpy((offsets[1:] - offsets[:-1]).astype(np.float32))
         return lambda: (bags.value, size, None)
 
     def _items(
@@ -255,19 +259,20 @@ class Stepper:
         """
         parts = self._parts
         rows = parts.tables.ids["item"].rows(entries)
-        if plan.item_dropout > 0 and parts.config.has_item_tower:
+        if not parts.config.has_item_tower:
+            row = lookup.single("item", rows)
+            return lambda: ItemInputs(row.value, [], row.value[:, :0])
+        if plan.item_dropout > 0:
             rows = np.where(uniform_by_key(entries, number) < plan.item_dropout, 0, rows)
         entries_UC, numbers_UM = self._attributes(entries, plan)
         if whole_blocks:
             rows = in_blocks(rows)
             entries_UC, numbers_UM = in_blocks(entries_UC), in_blocks(numbers_UM)
         item = lookup.single("item", rows)
-        categories = []
-        if parts.config.has_item_tower:
-            categories = [
-                lookup.slots(feature.table, entries_UC[:, parts.item_features.layout[feature.table]])
-                for feature in parts.item_features.categories
-            ]
+        categories = [
+            lookup.slots(feature.table, entries_UC[:, parts.item_features.layout[feature.table]])
+            for feature in parts.item_features.categories
+        ]
         numbers = torch.from_numpy(numbers_UM)
         return lambda: ItemInputs(item.value, [wanted.value for wanted in categories], numbers)
 

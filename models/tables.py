@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import torch
@@ -59,18 +58,20 @@ class Tables:
     def _place(self, name: str) -> int:
         return self._places[ids_name(name)]  # "history_item" starts equal to "item": similar to itself
 
-    @contextmanager
-    def cold_rows_kept(self, names: frozenset[str]) -> Iterator[None]:
-        """Row 0 of `names` is afterwards, to the bit, what it was before."""
+    def cold_rows(self, names: frozenset[str]) -> Callable[[], None]:
+        """Calling the answer makes row 0 of `names` what it is now, to the bit; until a table grows."""
         cold = [
             table[:1].numpy()
             for name in names
             for table in (self.rows[name].weights, self.rows[name].momentum)
         ]
         kept = [row.copy() for row in cold]
-        yield
-        for row, was in zip(cold, kept, strict=True):
-            row[:] = was
+
+        def put_back() -> None:
+            for row, was in zip(cold, kept, strict=True):
+                row[:] = was
+
+        return put_back
 
     def expire(self, name: str, before_ms: int) -> tuple[pa.StringArray, Int64Array, Int64Array]:
         """Remove keys last seen before `before_ms` from "user" or "item": (keys, entries, rows); their rows

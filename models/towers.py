@@ -76,11 +76,14 @@ class UserInputs:
 
     def side(self, longest: int) -> Tensor:
         """[B, 1 + S]: everything but the vectors of ID rows."""
-        return torch.cat([self.history_share(longest), *self.categories, self.numbers], dim=1)
+        parts = [self.history_share(longest), *self.categories]
+        if self.numbers.shape[1]:
+            parts.append(self.numbers)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def history_share(self, longest: int) -> Tensor:
         """[B, 1]: the history size as a share of the longest, in logs."""
-        return (torch.log1p(self.history_size) / math.log1p(longest)).unsqueeze(1)
+        return torch.log1p(self.history_size).div_(math.log1p(longest)).unsqueeze(1)
 
 
 @dataclass(frozen=True)

@@ -221,15 +221,15 @@ class Training:
         parts.model.requires_grad_(everything)
         self._adam.set_lr(config.warm_rate * config.lr_dense)
         frozen = None if everything else frozen_stepper(parts, trained)
-        stepper = frozen or self.stepper
+        stepper, put_cold_rows_back = frozen or self.stepper, parts.tables.cold_rows(trained)
         total = 0.0
         for start in range(0, len(samples), config.batch_size_incremental):
             places = slice(start, min(start + config.batch_size_incremental, len(samples)))
             batch = samples.take(places)
             if everything:
                 self._adam.zero_grad()
-            with parts.tables.cold_rows_kept(trained):
-                loss, rows = stepper.step(batch, places, plan, self.steps)
+            loss, rows = stepper.step(batch, places, plan, self.steps)
+            put_cold_rows_back()
             if everything:
                 self._adam.step()
             self.steps += 1
@@ -239,15 +239,15 @@ class Training:
 
     def _sampler(self) -> Sampler:
         ids, config = self._parts.tables.ids["item"], self._parts.config
-        live = np.flatnonzero(ids.entry_rows > 0)
-        counts = np.take(self._parts.targets.by_entry, live)
+        live, counts = ids.entry_rows > 0, self._parts.targets.by_entry[: ids.entry_capacity]
         if config.negative_source == "learned_unigram":
-            p = self._parts.estimator.probability(live)
-            return LearnedUnigramSampler(live, p, ids.entry_capacity, config.negative_power, config.seed)
+            p = self._parts.estimator.probability(np.arange(ids.entry_capacity))
+            return LearnedUnigramSampler(live, p, config.negative_power, config.seed)
         if config.negative_source == "log_uniform":
-            return LogUniformSampler.of_counts(live, counts, ids.entry_capacity, config.seed)
+            entries = np.flatnonzero(live)
+            return LogUniformSampler.of_counts(entries, counts[entries], ids.entry_capacity, config.seed)
         power = 0.0 if config.negative_source == "uniform" else config.negative_power
-        return UnigramSampler(live, counts, ids.entry_capacity, power, config.seed)
+        return UnigramSampler(live, counts, power, config.seed)
 
     def _drawn_rejects(self) -> HardNegatives | None:
         return self._rejects if "rejects" in self._parts.config.hard_negatives else None

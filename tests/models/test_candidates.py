@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from models.candidates import Negatives, _among, draw_candidates, with_others
+from models.candidates import Negatives, _among, _distinct, draw_candidates, with_others
 from models.frequency import FrequencyEstimator
 from models.hard_negatives import HardNegatives
 from models.model_config import PER_ROW_LOSSES, Loss, ModelConfig, NegativeSource
@@ -64,14 +64,14 @@ def shares(source, estimator, power):
 
 
 def sampler_of(source, estimator, power):
-    entries = np.arange(ITEMS)
+    entries, live = np.arange(ITEMS), np.ones(ITEMS, np.bool_)
     if source == "in_batch":
         return None
     if source == "log_uniform":
         return LogUniformSampler(entries, frequency_ranks(COUNTS), ITEMS, 0)
     if source == "learned_unigram":
-        return LearnedUnigramSampler(entries, estimator.probability(entries), ITEMS, power, 0)
-    return UnigramSampler(entries, COUNTS, ITEMS, 0.0 if source == "uniform" else power, 0)
+        return LearnedUnigramSampler(live, estimator.probability(entries), power, 0)
+    return UnigramSampler(live, COUNTS, 0.0 if source == "uniform" else power, 0)
 
 
 def estimator_of():
@@ -335,3 +335,11 @@ def test_hits_are_those_of_comparing_all_with_all(items, rows, trues, shared):
         trues_BT[::3, -1] = drawn[rng.integers(0, shared, len(trues_BT[::3]))]
     expected = (trues_BT[:, :, None] == drawn).any(1)
     np.testing.assert_array_equal(_among(drawn, trues_BT), expected)
+
+
+@pytest.mark.parametrize(("n", "items"), [(0, 1), (1, 1), (500, 40), (5000, 10**9)])
+def test_distinct_items_are_in_the_order_in_which_they_come_first(n, items):
+    entries = np.random.default_rng(n).integers(0, items, n)
+    distinct, places = _distinct(entries)
+    assert distinct.tolist() == list(dict.fromkeys(entries.tolist()))
+    assert distinct[places].tolist() == entries.tolist()

@@ -36,7 +36,7 @@ def histories(n=N):
 def producer(categories=2, numbers=1):
     """Item i has the categories 10 i, 10 i + 1, ... and the numbers i / 2, ..."""
     return SampleProducer(
-        UnigramSampler(ITEMS, ITEMS**2, 20, 0.75, seed=0),
+        UnigramSampler(np.isin(np.arange(20), ITEMS), np.arange(20) ** 2, 0.75, seed=0),
         NEGATIVES,
         lambda items: (10 * items[:, None] + np.arange(categories)).astype(np.int32),
         lambda items: (items[:, None] / 2 + np.arange(numbers)).astype(np.float32),

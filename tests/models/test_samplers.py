@@ -16,12 +16,19 @@ ENTRIES, COUNTS = np.array([4, 9, 2, 7]), np.array([5, 40, 1, 14])
 DRAWS = 60_000
 
 
+def by_entry(entries, values, capacity=12):
+    """(live, values), both by entry; what is not live has the largest value, which must not matter."""
+    live, held = np.zeros(capacity, np.bool_), np.full(capacity, values.max(initial=0))
+    live[entries], held[entries] = True, values
+    return live, held
+
+
 def samplers():
     return {
-        "uniform": UnigramSampler(ENTRIES, COUNTS, 12, 0.0, seed=3),
-        "unigram": UnigramSampler(ENTRIES, COUNTS, 12, 0.75, seed=3),
+        "uniform": UnigramSampler(*by_entry(ENTRIES, COUNTS), 0.0, seed=3),
+        "unigram": UnigramSampler(*by_entry(ENTRIES, COUNTS), 0.75, seed=3),
         "log_uniform": LogUniformSampler.of_counts(ENTRIES, COUNTS, 12, seed=3),
-        "learned": LearnedUnigramSampler(ENTRIES, COUNTS / COUNTS.sum(), 12, 1.0, seed=3),
+        "learned": LearnedUnigramSampler(*by_entry(ENTRIES, COUNTS / COUNTS.sum()), 1.0, seed=3),
     }
 
 
@@ -62,7 +69,7 @@ def test_draws_are_a_function_of_seed_and_step(name):
 
 
 def test_half_power():
-    sampler = UnigramSampler(np.array([4, 9, 2]), np.array([1, 16, 81]), 10, 0.5, seed=3)
+    sampler = UnigramSampler(*by_entry(np.array([4, 9, 2]), np.array([1, 16, 81])), 0.5, seed=3)
     expected = np.exp(sampler.log_expected(np.array([4, 9, 2]), 140))
     np.testing.assert_allclose(expected, [10, 40, 90], rtol=1e-5)
 
@@ -89,11 +96,11 @@ def test_frequency_ranks_by_hand():
 def test_no_items_no_negatives():
     nothing = np.empty(0, np.int64)
     with pytest.raises(ValueError, match="no items"):
-        UnigramSampler(nothing, nothing, 10, 1.0, 0)
+        UnigramSampler(*by_entry(nothing, nothing), 1.0, 0)
     with pytest.raises(ValueError, match="no items"):
         LogUniformSampler(nothing, nothing, 10, 0)
     with pytest.raises(ValueError, match="no items"):
-        LearnedUnigramSampler(nothing, nothing.astype(float), 10, 1.0, 0)
+        LearnedUnigramSampler(*by_entry(nothing, nothing.astype(float)), 1.0, 0)
 
 
 def test_learned_shares_follow_the_stream():
@@ -104,13 +111,13 @@ def test_learned_shares_follow_the_stream():
         targets = np.where(generator.random(5000) < 0.5, favourite, generator.integers(0, 10, 5000))
         estimator.observe(targets)
         p = estimator.probability(entries)
-        sampler = LearnedUnigramSampler(entries, p, 12, 1.0, seed=1)
+        sampler = LearnedUnigramSampler(*by_entry(entries, p), 1.0, seed=1)
         expected = np.exp(sampler.log_expected(entries, 1000))
         np.testing.assert_allclose(expected, 1000 * p / p.sum(), rtol=1e-4)
         assert 450 < expected[favourite] < 650
         assert np.delete(expected, favourite).max() < 120
     with pytest.raises(ValueError, match="shares"):
-        LearnedUnigramSampler(entries, np.arange(10.0), 12, 1.0, seed=1)
+        LearnedUnigramSampler(*by_entry(entries, np.arange(10.0)), 1.0, seed=1)
 
 
 def test_per_row_is_row_major():
@@ -148,7 +155,7 @@ def test_others_are_never_the_positive(name):
 
 
 def test_a_corpus_of_one_item_has_no_others():
-    sampler = UnigramSampler(np.array([3]), np.array([8]), 10, 1.0, seed=0)
+    sampler = UnigramSampler(*by_entry(np.array([3]), np.array([8])), 1.0, seed=0)
     with pytest.raises(ValueError, match="at least two items"):
         per_row_others(sampler, np.array([3]), 2, step=0)
     assert per_row_others(sampler, np.array([5]), 2, step=0).tolist() == [[3, 3]]
@@ -166,11 +173,11 @@ def test_uniform_by_key_is_uniform_and_keyed():
 @pytest.mark.parametrize("n", [1, 3, 5000])
 def test_draws_are_the_places_that_a_search_of_the_cumulative_shares_finds(n, power):
     generator = np.random.default_rng(n)
-    entries = generator.permutation(n)
+    entries = np.sort(generator.permutation(2 * n)[:n])
     for counts in (generator.zipf(1.2, n) % 100_000, generator.random(n) * 1e6):
         shares = np.maximum(counts, 1).astype(np.float64) ** power
         cumulative = np.cumsum(shares)
-        sampler = UnigramSampler(entries, counts, n, power, seed=5)
+        sampler = UnigramSampler(*by_entry(entries, counts, 2 * n), power, seed=5)
         for step in range(20):
             uniform = np.random.Generator(np.random.Philox(key=[5, step])).random(500)
             places = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")

@@ -38,8 +38,7 @@ from tests.models.learning_data import (
 def step_scores(learner, samples):
     """(user vectors, candidates, scores) of samples as a training step computes them, from entries."""
     stepper, ids = learner._training.stepper, learner._tables.ids["item"]
-    live = ids.live_entries()
-    sampler = UnigramSampler(live[ids.entry_rows[live] > 0], np.ones(len(live)), ids.entry_capacity, 0.0, 0)
+    sampler = UnigramSampler(ids.entry_rows > 0, np.ones(ids.entry_capacity), 0.0, 0)
     plan = StepPlan(
         trained=frozenset(),
         negatives=Negatives(sampler, None, 0),
