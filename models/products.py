@@ -42,20 +42,14 @@ def in_blocks(of_items: npt.NDArray[Element]) -> npt.NDArray[Element]:
 
 
 class Similarities:
-    """Inner products of u float32[B, D] and v float32[N, D], and the way back, with factors in bfloat16.
+    """Inner products of u float32[B, D] and v float32[N, D], and the way back in bfloat16.
 
-    scores: float32[B, N], not rounded: a loss takes exponents of them, and bfloat16 is good for 0.06 at 20.
+    scores: float32[B, N], in float32: a loss takes exponents of them, and bfloat16 is good for 0.06 at 20.
     """
 
     def __init__(self, u_BD: Float32Array, v_ND: Float32Array) -> None:
-        if half_kernels.has_instruction():
-            self._half_u, self._half_v = half_kernels.halves(u_BD), half_kernels.halves(v_ND)
-            self.scores = np.empty((len(u_BD), len(v_ND)), np.float32)
-            turned = half_kernels.packed_turned(self._half_v)
-            half_kernels.multiply_unrounded(self._half_u.view(np.int32), turned, self.scores)
-        else:
-            self._u, self._v = torch.from_numpy(u_BD), torch.from_numpy(v_ND)
-            self.scores = _of_torch(self._u, self._v).numpy()
+        self._u, self._v = u_BD, v_ND
+        self.scores = _products(u_BD, v_ND)
 
     def backward(
         self, half_BN: Int16Array, of_u_BD: Float32Array | None, of_v_ND: Float32Array | None
@@ -64,27 +58,28 @@ class Similarities:
         if not half_kernels.has_instruction():
             of_scores = torch.from_numpy(half_BN).view(torch.bfloat16)
             if of_u_BD is not None:
-                of_u_BD[:] = (of_scores @ self._v.bfloat16()).float().numpy()
+                of_u_BD[:] = (of_scores @ torch.from_numpy(self._v).bfloat16()).float().numpy()
             if of_v_ND is not None:
-                of_v_ND[:] = (of_scores.T @ self._u.bfloat16()).float().numpy()
+                of_v_ND[:] = (of_scores.T @ torch.from_numpy(self._u).bfloat16()).float().numpy()
             return
         if of_u_BD is not None:
             pairs = np.pad(half_BN, ((0, 0), (0, 1))) if half_BN.shape[1] % 2 else half_BN
-            weight = half_kernels.packed(self._half_v)
+            weight = half_kernels.packed(half_kernels.halves(self._v))
             half_kernels.multiply_unrounded(pairs.view(np.int32), weight, of_u_BD)
         if of_v_ND is not None:
             # Pairs of rows, as a weight consists of them, are the pairs of inputs of a product turned round.
-            weight = half_kernels.packed(self._half_u)
+            weight = half_kernels.packed(half_kernels.halves(self._u))
             half_kernels.multiply_unrounded(half_kernels.packed(half_BN).T, weight, of_v_ND)
 
 
-def _of_torch(u_BD: Tensor, v_ND: Tensor) -> Tensor:
+def _products(u_BD: Float32Array, v_ND: Float32Array) -> Float32Array:
     # Leaves the choice to oneDNN, which may round the factors, never the product: where its kernels for
     # float32 are the faster ones, as on AMD, it takes these.
     products = cast(Any, torch.backends.mkldnn).matmul
     before, products.fp32_precision = products.fp32_precision, "bf16"
     try:
-        return u_BD @ v_ND.T
+        scores: Float32Array = (torch.from_numpy(u_BD) @ torch.from_numpy(v_ND).T).numpy()
+        return scores
     finally:
         products.fp32_precision = before
 

@@ -338,8 +338,7 @@ class Stepper:
         u_BD = u_BD / unit
         of_alone = torch.linalg.vecdot(u_BD[:, None], candidates.alone_vectors(v_UD, alone))
         v_KD = candidates.shared_vectors(v_UD)
-        in_half = self._half and torch.is_grad_enabled()  # as in towers: outside of a step in float32
-        of_shared = similarities(u_BD, v_KD) if in_half else u_BD @ v_KD.T
+        of_shared = similarities(u_BD, v_KD) if self._half else u_BD @ v_KD.T
         of_alone, of_shared = self._with_head(batch, candidates, inputs, alone, of_alone, of_shared, unit)
         return _Scores(of_alone[:, :t], of_shared, of_alone[:, t:])
 
