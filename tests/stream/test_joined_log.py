@@ -150,11 +150,11 @@ def test_kill_9_of_the_writer(tmp_path):
         command = [sys.executable, "-c", WRITER, str(archive.root), str(tmp_path / "killed"), str(reached)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             stop = reached + rng.randint(5, 25)
-            for line in process.stdout:
+            for line in process.stdout:  # to the end: it may have gone on before it was killed
                 reached = int(line)
                 if reached >= min(stop, total + 1):
                     process.send_signal(signal.SIGKILL)
-                    break
+        assert process.returncode == -signal.SIGKILL
     JoinedLog(tmp_path / "killed", archive, SETTINGS).advance()
     assert files(tmp_path / "killed") == files(tmp_path / "calm")
 
