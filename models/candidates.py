@@ -57,6 +57,20 @@ class Candidates:
         """int64[B, T + n]: the places in `own` of what each row has alone, -1 for an item that is none."""
         return np.concatenate([self.own_positive, self.own_rows], axis=1)
 
+    @property
+    def log_expected_alone(self) -> Float32Array:
+        """float32[B, T + n]: the log of how often what each row has alone is expected."""
+        if not self.rows.size:
+            return self.log_expected_positive
+        return np.concatenate([self.log_expected_positive, self.log_expected_rows], axis=1)
+
+    @property
+    def missing_alone(self) -> BoolArray:
+        """bool[B, T + n]: whether what each row has alone does not count: positives that it has fewer than T
+        of, hits.
+        """
+        return np.concatenate([~self.known, self.rows_hit], axis=1) if self.rows.size else ~self.known
+
     def alone_vectors(self, v_UD: Tensor, alone_Bn: Int64Array) -> Tensor:
         """[B, T + n, D], of the places `alone`."""
         if self.in_order:

@@ -86,9 +86,9 @@ class FrozenStepper(Stepper):
         loss = softmax_gradients(
             of_alone,
             of_shared,
-            np.concatenate([candidates.log_expected_positive, candidates.log_expected_rows], axis=1),
+            candidates.log_expected_alone,
             candidates.log_expected_shared,
-            np.concatenate([~candidates.known, candidates.rows_hit], axis=1),
+            candidates.missing_alone,
             candidates.shared_hit,
             batch.weight,
             gradient_BK,

@@ -27,7 +27,7 @@ from serving.stages import Rejected
 from stream.keys import decode_ids
 
 _CONFIG = ServingConfig()
-_TOGETHER = 8
+_TOGETHER = 4
 """Answers of one search: the first waits for the last, and all for the time limit of each."""
 
 
