@@ -166,19 +166,20 @@ def _bags(
             start = starts[user[i]]
             end = end_before(times, start, start + lengths[user[i]], ts[i])
             begin, missing = end, length
-            while missing > 0 and begin > start:
-                begin -= 1
-                missing -= requests[begin] != request[i]
-            for at in range(begin, end):
-                if requests[at] == request[i]:
-                    continue
-                found[n] = items[at]
-                if decay_per_s > 0.0:
-                    age_s = min((ts[i] - times[at]) // 1000, 2147483647)
-                    weight = np.exp(-decay_per_s * max(age_s, 0))
-                    weights[n] = weight
-                    total += weight
-                n += 1
+            while missing > 0 and begin > start:  # again with more where some are of the same request
+                begin = max(start, begin - missing)
+                n, total = first, 0.0
+                for at in range(begin, end):
+                    if requests[at] == request[i]:
+                        continue
+                    found[n] = items[at]
+                    if decay_per_s > 0.0:
+                        age_s = min((ts[i] - times[at]) // 1000, 2147483647)
+                        weight = np.exp(-decay_per_s * max(age_s, 0))
+                        weights[n] = weight
+                        total += weight
+                    n += 1
+                missing = length - (n - first)
         if total > 1e-30:
             for place in range(first, n):
                 weights[place] /= total
