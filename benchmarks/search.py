@@ -15,7 +15,9 @@ from benchmarks.bundles import MODEL, Published, published
 from benchmarks.measure import Result, rates, sha256
 from benchmarks.worker import SCANN_PYTHON, peer
 from models.arrays import Float32Array, Int64Array
+from models.bundle import index_file
 from models.index import BaseIndex, IndexConfig, build_index, load_items, set_search_threads
+from models.index_bytes import read_index
 from models.item_index import ItemIndex
 from models.registry import Registry
 
@@ -28,7 +30,7 @@ def exact(items: int, queries: int) -> list[Result]:
     vectors = rng.standard_normal((items, data.WIDTH)).astype(np.float32)
     asked = rng.standard_normal((queries, 1, data.WIDTH)).astype(np.float32)
     ours = ItemIndex.over(data.key_texts(np.arange(items)), build_index(vectors, IndexConfig()))
-    value, bare = _rates(ours, asked)
+    value, bare = _rates(ours, asked, ours.base.index)
     params = {"dim": data.WIDTH, "k": K}
     name = "faiss.IndexFlatIP"
     return [
@@ -42,8 +44,8 @@ def published_items(items: int, users: int, graph_from: int, queries: int) -> li
     """
     made = published(items, users, graph_from)
     asked = made.vectors[made.histories[:queries]].mean(1)[:, None]
-    with _opened(made) as ours:
-        value, bare = _rates(ours, asked)
+    with _opened(made) as (ours, index):
+        value, bare = _rates(ours, asked, index)
         params = _params(ours.base)
     digest = sha256(made.vectors, made.histories)
     return [
@@ -68,7 +70,7 @@ def beside_scann(items: int, users: int, graph_from: int, queries: int, peer_que
     asked, tuning = of_users[:queries], of_users[len(of_users) - peer_queries :]
     exact_of = {"asked_best": _best(made.vectors, asked), "tuning_best": _best(made.vectors, tuning)}
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(_opened(made))
+        ours, _ = stack.enter_context(_opened(made))
         params = _params(ours.base) | {"recall": _recall(ours, asked, exact_of["asked_best"])}
         if not peer_queries:
             (value,) = rates(queries, _one_by_one(ours, asked[:, None]))
@@ -89,12 +91,16 @@ def beside_scann(items: int, users: int, graph_from: int, queries: int, peer_que
 
 
 @contextlib.contextmanager
-def _opened(made: Published) -> Iterator[ItemIndex]:
-    """The items of a bundle as they are served."""
+def _opened(made: Published) -> Iterator[tuple[ItemIndex, Any]]:
+    """The items of a bundle as they are served, and the index of faiss in it."""
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder))
-        loaded = load_items(registry.open_bundle(made.publish(registry), verify=False), MODEL)
-        yield ItemIndex.over(loaded.keys, loaded.base)
+        bundle = registry.open_bundle(made.publish(registry), verify=False)
+        loaded = load_items(bundle, MODEL)
+        index = (
+            loaded.base.index if loaded.base.kind == "exact" else read_index(bundle.path(index_file(MODEL)))
+        )
+        yield ItemIndex.over(loaded.keys, loaded.base), index
 
 
 def _params(base: BaseIndex) -> dict[str, Any]:
@@ -125,16 +131,17 @@ def _one_by_one(index: ItemIndex, asked: Float32Array) -> Callable[[], None]:
     return served
 
 
-def _rates(index: ItemIndex, asked: Float32Array) -> list[float]:
-    served, bare = _one_by_one(index, asked), _bare(index.base)
+def _rates(items: ItemIndex, asked: Float32Array, index: Any) -> list[float]:
+    """Of searches of ours, and of faiss in its index of the same items."""
+    served, bare = _one_by_one(items, asked), _bare(items.base, index)
     return rates(len(asked), served, lambda: [bare(query) for query in asked])
 
 
-def _bare(base: BaseIndex) -> Callable[[Float32Array], Any]:
+def _bare(base: BaseIndex, index: Any) -> Callable[[Float32Array], Any]:
     """A search of the index by itself at the effort it was tuned to."""
     parameters = None
     if base.kind == "hnsw":
         parameters = faiss.SearchParametersHNSW(efSearch=max(base.effort, K))
     elif base.kind == "ivf":
         parameters = faiss.SearchParametersIVF(nprobe=base.effort)
-    return lambda query: base.index.search(query, K, params=parameters)
+    return lambda query: index.search(query, K, params=parameters)

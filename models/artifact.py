@@ -24,10 +24,13 @@ import numpy as np
 import pyarrow as pa
 
 from models.hashed_file import DIGEST, HashedFile, digest_of
+from models.key_bytes import keys_from_buffers
+from models.pacing import rest
 from models.tensor_file import Array, TensorFileError, map_tensor, read_tensors, write_tensors
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
+_KEYS_AT_ONCE = 1 << 16
 Content = Mapping[str, Array] | bytes | memoryview | Path
 Verify = bool | Literal["as_read"]
 """Which digests are compared: all when it is opened, none, or each file's when it is first asked for."""
@@ -63,13 +66,22 @@ def pack_keys(keys: pa.Array, prefix: str = "") -> dict[str, Array]:
 
 
 def unpack_keys(tensors: Mapping[str, Array], prefix: str = "") -> pa.Array:
-    """The inverse of `pack_keys`: `pa.string()` array from `<prefix>bytes` and `<prefix>offsets`."""
-    offsets = np.ascontiguousarray(tensors[prefix + "offsets"], np.int64)
+    """The inverse of `pack_keys`: `pa.string()` array from `<prefix>bytes` and `<prefix>offsets`.
+
+    At the thread's pace.
+    """
+    wide = np.ascontiguousarray(tensors[prefix + "offsets"], np.int64)
     text = np.ascontiguousarray(tensors[prefix + "bytes"], np.uint8)
-    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(text) or (np.diff(offsets) < 0).any():
-        raise ValueError(f"{prefix}offsets: expected rising offsets from 0 to {len(text)}")
-    wide = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(text))
-    return wide.cast(pa.string())
+    offsets = np.empty(len(wide), np.int32)
+    rising = len(wide) > 0 and wide[0] == 0 and wide[-1] == len(text) <= np.iinfo(np.int32).max
+    for begin in range(0, len(wide), _KEYS_AT_ONCE):
+        part = wide[begin : begin + _KEYS_AT_ONCE + 1]
+        rising = rising and bool((part[1:] >= part[:-1]).all())
+        offsets[begin : begin + len(part)] = part
+        rest()
+    if not rising:
+        raise ValueError(f"{prefix}offsets: expected rising offsets from 0 to {len(text)}, below 2^31")
+    return keys_from_buffers(text, offsets)
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,14 @@ of the time (docs/performance.md, "Search").
 from __future__ import annotations
 
 import threading
-from typing import Any
 
-import faiss as _faiss
 import numpy as np
 
 from models.arrays import Float32Array, Int64Array, UInt8Array, UInt64Array
 from models.frozen_ids import read_only
+from models.graph_arrays import Graph
 from models.graph_kernels import walk
 
-faiss: Any = _faiss  # its type stubs do not describe the Python layer
 _NO_MASK: UInt8Array = read_only(np.empty(0, np.uint8))
 
 
@@ -26,21 +24,12 @@ _here = _OfThread()
 
 
 class GraphWalk:
-    """Searches an index of faiss (IndexHNSWFlat, inner product), which is only read. Thread-safe."""
+    """Searches a graph. Thread-safe."""
 
-    def __init__(self, index: Any, vectors: Float32Array) -> None:
-        """vectors: float32[N, D], those in the index."""
-        self._index = index  # in whose memory all of it lies
-        graph = index.hnsw
-        self._graph = (
-            read_only(vectors),
-            _lent(graph.neighbors),
-            _lent(graph.offsets).view(np.uint64),
-            faiss.vector_to_array(graph.cum_nneighbor_per_level).astype(np.int64),
-            int(graph.entry_point),
-            int(graph.max_level),
-        )
-        self._words = (len(vectors) + 63) // 64
+    def __init__(self, graph: Graph) -> None:
+        self._owner = graph.owner
+        self._graph = (graph.vectors, graph.neighbours, graph.offsets, graph.ends, graph.entry, graph.top)
+        self._words = (len(graph.vectors) + 63) // 64
 
     def search(
         self, u_BD: Float32Array, k: int, effort: int, allowed: UInt8Array | None
@@ -57,8 +46,3 @@ class GraphWalk:
             *self._graph, read_only(u_BD), k, effort, allowed is not None, mask, _here.visited, scores, places
         )
         return scores, places
-
-
-def _lent(vector: Any) -> Any:
-    """The numbers of one of faiss's vectors, read-only and not copied."""
-    return read_only(faiss.rev_swig_ptr(vector.data(), vector.size()))

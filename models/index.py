@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import faiss as _faiss
@@ -22,9 +23,10 @@ from models.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from models.artifact import Artifact, ArtifactError, Content, pack_keys, unpack_keys
 from models.bitmap import is_set
 from models.bundle import index_file, items_file
+from models.graph_arrays import Graph
 from models.graph_walk import GraphWalk
 from models.half_rows import Rows, halved
-from models.index_bytes import index_bytes, read_index
+from models.index_bytes import index_bytes, mapped_bytes, read_index
 from models.index_graphs import build_hnsw, build_ivf, build_lifted_hnsw
 
 Kind = Literal["exact", "hnsw", "ivf"]
@@ -61,7 +63,8 @@ class IndexConfig(BaseModel):
 class BaseIndex:
     """An immutable index over vectors [N, D] (row = position), float16 only beside inverted lists.
 
-    effort: efSearch of HNSW, nprobe of IVF, 0 for exact. recall: measured against exact at build time.
+    index: of faiss; of a graph that was loaded, its Graph. effort: efSearch of HNSW, nprobe of IVF, 0 for
+    exact. recall: measured against exact at build time.
     """
 
     kind: Kind
@@ -76,7 +79,10 @@ class BaseIndex:
 
     @cached_property
     def _walk(self) -> GraphWalk:
-        return GraphWalk(self.index, np.asarray(self.vectors, np.float32))
+        graph = self.index
+        if not isinstance(graph, Graph):
+            graph = Graph.of(graph, np.asarray(self.vectors, np.float32))
+        return GraphWalk(graph)
 
     def search(
         self, u_BD: Float32Array, k: int, allowed: UInt8Array | None = None, allowed_count: int | None = None
@@ -245,28 +251,34 @@ def load_items(bundle: Artifact, model: str) -> LoadedItems:
     keys = unpack_keys(tensors, "keys.")
     if len(keys) != shape[0]:
         raise ArtifactError(path, f"{shape[0]} keys", f"{len(keys)}")
-    if entry["kind"] == "hnsw":  # a graph holds the vectors itself
-        index = _read_index(bundle, model, shape)
-        vectors = _stored(faiss.downcast_index(index.storage), shape)
-    else:
-        vectors = bundle.tensors(items_file(model), ("vectors",))["vectors"]
-        if vectors.shape != shape:
-            raise ArtifactError(path, f"vectors {shape}", f"{vectors.shape}")
-        if entry["kind"] == "exact":
-            index = _flat(vectors)
-            vectors = _stored(index, shape)
-        else:
-            index = _read_index(bundle, model, shape)
+    index, vectors = _read(bundle, model, entry["kind"])
+    if vectors.shape != shape:
+        raise ArtifactError(path, f"vectors {shape}", f"{vectors.shape}")
     base = BaseIndex(entry["kind"], index, vectors, entry["effort"], entry["recall"])
     return LoadedItems(keys, base, tensors["golden.queries"], tensors["golden.scores"])
 
 
-def _read_index(bundle: Artifact, model: str, shape: tuple[int, int]) -> Any:
+def _read(bundle: Artifact, model: str, kind: Kind) -> tuple[Any, Rows]:
+    """(index, vectors [N, D])."""
+    if kind == "hnsw":  # a graph holds the vectors itself
+        graph = _read_graph(bundle.path(index_file(model)))
+        return graph, graph.vectors
+    vectors = bundle.tensors(items_file(model), ("vectors",))["vectors"]
+    if kind == "exact":
+        index = _flat(vectors)
+        return index, _stored(index, vectors.shape)
     path = bundle.path(index_file(model))
     index = read_index(path)
-    if (index.ntotal, index.d) != shape:
-        raise ArtifactError(path, f"{shape} vectors", f"({index.ntotal}, {index.d})")
-    return index
+    if (index.ntotal, index.d) != vectors.shape:
+        raise ArtifactError(path, f"{vectors.shape} vectors", f"({index.ntotal}, {index.d})")
+    return index, vectors
+
+
+def _read_graph(path: Path) -> Graph:
+    try:
+        return Graph.written(mapped_bytes(path))
+    except ValueError as error:
+        raise ArtifactError(path, "a graph as faiss writes it", str(error)) from error
 
 
 def set_search_threads(threads: int) -> None:

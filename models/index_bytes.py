@@ -29,13 +29,23 @@ def index_bytes(index: Any) -> UInt8Array:
     return written[len(written) % _ALIGN :]
 
 
+def of_file(content: UInt8Array) -> UInt8Array:
+    """What faiss wrote, of a file's bytes uint8[...]."""
+    return content[np.argmax(content[: _ALIGN + 1] != 0) :]  # it begins with a letter
+
+
+def mapped_bytes(path: Path) -> UInt8Array:
+    """What faiss wrote, where it lies in a file of index_bytes(). Raises OSError."""
+    content = map_file(path)
+    touch(content)
+    return of_file(content)
+
+
 def read_index(path: Path) -> Any:
     """The index of a file, to be searched only. Raises OSError, and RuntimeError where faiss cannot read
     it.
     """
-    inside = map_file(path)
-    touch(inside)
-    inside = inside[np.argmax(inside[: _ALIGN + 1] != 0) :]  # it begins with a letter
+    inside = mapped_bytes(path)
     index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(inside), len(inside)))
     index.referenced_objects = [inside]  # faiss's own place for what must live as long
     return index

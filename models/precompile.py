@@ -12,8 +12,10 @@ import pyarrow as pa
 from models.arrays import Int64Array
 from models.few_users import to_unit_length, weighted_sums
 from models.frozen_ids import FrozenIds, read_only
+from models.graph_arrays import Graph
 from models.graph_walk import GraphWalk
 from models.index import IndexConfig, build_index
+from models.index_bytes import index_bytes, of_file
 from models.index_graphs import build_hnsw
 from models.item_index import ItemIndex
 from models.item_start import similar_means
@@ -83,7 +85,9 @@ def precompile() -> None:
         data.flags.writeable = not of_bundle
         texts_at(data, offsets, np.arange(_EVENTS))
     items = ItemIndex.over(keys.unique(), build_index(published[:8], IndexConfig()))
-    GraphWalk(build_hnsw(published[:8], 2, 4), published[:8]).search(published[:2], 2, 4, None)
+    graph = build_hnsw(published[:8], 2, 4)
+    for links in (Graph.of(graph, published[:8]), Graph.written(of_file(index_bytes(graph)))):
+        GraphWalk(links).search(published[:2], 2, 4, None)
     items_json(items, np.arange(4).reshape(2, 2)[:, :1], published[:2, :1], "")
     _history()
     codes = np.zeros((2, 1), np.int64)

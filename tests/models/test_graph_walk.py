@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from models.bitmap import bitmap_of, is_set, without
+from models.graph_arrays import Graph
 from models.graph_kernels import LEFT_TOGETHER, SEEN_PER_EFFORT
 from models.graph_walk import GraphWalk
 from models.index_graphs import build_hnsw, build_lifted_hnsw
@@ -71,7 +72,7 @@ def test_it_meets_what_the_same_walk_in_python_meets(world, effort):
     items, users, index = world
     allowed = np.random.default_rng(2).random(ITEMS) < 0.5
     mask = np.packbits(allowed, bitorder="little")
-    walk = GraphWalk(index, items)
+    walk = GraphWalk(Graph.of(index, items))
     scores, places = walk.search(users, 12, effort, None)
     _, masked = walk.search(users, 12, effort, mask)
     for user, found, its_scores, under_mask in zip(users, places, scores, masked, strict=True):
@@ -92,7 +93,7 @@ def test_it_finds_what_faiss_finds(world, masked):
     mask = np.packbits(allowed, bitorder="little") if masked else None
     selector = faiss.IDSelectorBitmap(mask) if masked else None
     theirs = index.search(users, 20, params=faiss.SearchParametersHNSW(sel=selector, efSearch=60))[1]
-    ours = GraphWalk(index, items).search(users, 20, 60, mask)[1]
+    ours = GraphWalk(Graph.of(index, items)).search(users, 20, 60, mask)[1]
     exact = np.argsort(-np.where(allowed, users @ items.T, -np.inf), axis=1)[:, :20]
 
     def recall(found):
@@ -105,7 +106,7 @@ def test_it_finds_what_faiss_finds(world, masked):
 
 def test_equal_scores_are_in_the_order_of_places():
     items = np.ones((40, 4), np.float32)
-    scores, places = GraphWalk(build_hnsw(items, 8, 40), items).search(
+    scores, places = GraphWalk(Graph.of(build_hnsw(items, 8, 40), items)).search(
         np.ones((1, 4), np.float32), 40, 40, None
     )
     held = places[0][places[0] >= 0]
@@ -117,7 +118,7 @@ def test_equal_scores_are_in_the_order_of_places():
 def test_where_it_meets_too_few_the_rest_is_empty(world):
     items, users, index = world
     mask = without(bitmap_of(ITEMS), np.arange(5, ITEMS))
-    scores, places = GraphWalk(index, items).search(users, 10, 10, mask)
+    scores, places = GraphWalk(Graph.of(index, items)).search(users, 10, 10, mask)
     assert is_set(mask, places[places >= 0]).all()
     assert (places >= 0).sum(1).max() <= 5
     assert np.isneginf(scores[places < 0]).all()
@@ -129,16 +130,16 @@ def test_a_walk_is_bounded():
     rng = np.random.default_rng(4)
     items = rng.normal(size=(SEEN_PER_EFFORT * 8, 4)).astype(np.float32)
     index = build_hnsw(items, 2, 4)
-    _, places = GraphWalk(index, items).search(items[:20], 1, 1, None)
+    _, places = GraphWalk(Graph.of(index, items)).search(items[:20], 1, 1, None)
     assert (places >= 0).all()
 
 
 def test_queries_and_threads_do_not_meet(world):
     """A search alone, among others, and in other threads beside searches of a larger graph."""
     items, users, index = world
-    walk = GraphWalk(index, items)
+    walk = GraphWalk(Graph.of(index, items))
     large = np.random.default_rng(6).normal(size=(2 * ITEMS, WIDTH)).astype(np.float32)
-    other = GraphWalk(build_hnsw(large, LINKS, 40), large)
+    other = GraphWalk(Graph.of(build_hnsw(large, LINKS, 40), large))
     together = walk.search(users, 15, 50, None)
     wrong = []
 
@@ -160,6 +161,6 @@ def test_queries_and_threads_do_not_meet(world):
 def test_scores_of_any_sign_keep_their_order():
     items = np.array([[3.0], [-2.0], [0.0], [-0.5], [1e-30], [-1e30], [7e20]], np.float32)
     index = build_hnsw(items, 8, 40)
-    scores, places = GraphWalk(index, items).search(np.ones((1, 1), np.float32), 7, 7, None)
+    scores, places = GraphWalk(Graph.of(index, items)).search(np.ones((1, 1), np.float32), 7, 7, None)
     assert places[0].tolist() == [6, 0, 4, 2, 3, 1, 5]
     assert scores[0].tolist() == items[places[0], 0].tolist()
