@@ -26,6 +26,7 @@ import pyarrow as pa
 from models.hashed_file import DIGEST, HashedFile, digest_of
 from models.key_bytes import keys_from_buffers
 from models.pacing import rest
+from models.pages import converted
 from models.tensor_file import Array, TensorFileError, map_tensor, read_tensors, write_tensors
 
 MANIFEST = "manifest.json"
@@ -72,16 +73,14 @@ def unpack_keys(tensors: Mapping[str, Array], prefix: str = "") -> pa.Array:
     """
     wide = np.ascontiguousarray(tensors[prefix + "offsets"], np.int64)
     text = np.ascontiguousarray(tensors[prefix + "bytes"], np.uint8)
-    offsets = np.empty(len(wide), np.int32)
-    rising = len(wide) > 0 and wide[0] == 0 and wide[-1] == len(text) <= np.iinfo(np.int32).max
+    rising = len(wide) > 0 and wide[0] == 0 and wide[-1] == len(text) < 1 << 31
     for begin in range(0, len(wide), _KEYS_AT_ONCE):
         part = wide[begin : begin + _KEYS_AT_ONCE + 1]
         rising = rising and bool((part[1:] >= part[:-1]).all())
-        offsets[begin : begin + len(part)] = part
         rest()
     if not rising:
         raise ValueError(f"{prefix}offsets: expected rising offsets from 0 to {len(text)}, below 2^31")
-    return keys_from_buffers(text, offsets)
+    return keys_from_buffers(text, converted(wide, np.int32))
 
 
 @dataclass(frozen=True)

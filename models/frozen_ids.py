@@ -16,9 +16,10 @@ from models import frozen_ids_kernels as kernels
 from models.arrays import Float16Array, Float32Array, Int32Array, Int64Array, Tensors, UInt8Array
 from models.key_bytes import key_buffers, keys_from_buffers
 from models.pacing import rest
+from models.pages import converted, zeros
 
 _A = TypeVar("_A", bound=np.ndarray[Any, Any])
-_FILLED_AT_ONCE = 1 << 13
+_FILLED_AT_ONCE = 1 << 11
 _NO_ROWS: Int32Array = np.empty(0, np.int32)
 STATE = ("key_bytes", "key_offsets", "row")
 """The arrays of IdTable.state() that from_state() reads."""
@@ -41,7 +42,7 @@ class FrozenIds:
         self._arena, self._offsets, self._rows = read_only(data), read_only(offsets), read_only(rows)
         self._bits = np.uint64(n.bit_length())
         self.row_capacity = int(rows.max(initial=0)) + 1 if len(rows) else n
-        slots = np.zeros(2 * n + 2, np.uint32)
+        slots = zeros(2 * n + 2, np.uint32)
         for begin in range(0, n, _FILLED_AT_ONCE):
             end = begin + _FILLED_AT_ONCE
             wrong = kernels.fill(slots, self._bits, self._arena, self._offsets, gaps, begin, end)
@@ -63,7 +64,7 @@ class FrozenIds:
         """The table that IdTable.state() described; of its arrays those of STATE. KeyError for a missing
         one.
         """
-        rows = np.asarray(state["row"], np.int32)
+        rows = converted(state["row"], np.int32)
         return cls(state["key_bytes"], state["key_offsets"], rows, gaps=True)
 
     @property

@@ -14,7 +14,8 @@ import faiss as _faiss
 import numpy as np
 
 from models.arrays import UInt8Array
-from models.mapped_file import map_file, touch
+from models.mapped_file import map_file
+from models.pages import touch
 
 faiss: Any = _faiss  # its type stubs do not describe the Python layer
 _ALIGN = 64

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from models.arrays import UInt8Array
-from models.pacing import BLOCK_BYTES, rest
 
 # The C library's own call: unlike that of mmap, and the end of one, it does not hold the interpreter lock.
 _advise = ctypes.CDLL(None).madvise
@@ -47,13 +46,6 @@ def map_file(path: Path) -> UInt8Array:
     data = np.frombuffer(mapping, np.uint8)
     mapping.address = data.ctypes.data
     return data
-
-
-def touch(data: UInt8Array) -> None:
-    """Read every page of it, at the thread's pace. Does not hold the interpreter lock."""
-    for begin in range(0, len(data), BLOCK_BYTES):
-        np.bitwise_or.reduce(data[begin : begin + BLOCK_BYTES : mmap.PAGESIZE], initial=0)
-        rest()
 
 
 def read_scattered(data: UInt8Array) -> None:

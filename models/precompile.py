@@ -27,6 +27,7 @@ from models.learner import CatalogueColumns, FeatureConfig, Learner, ModelConfig
 from models.moments import Moments
 from models.neighbours import Neighbours
 from models.packed_entries import newest_entries, read_entries
+from models.pages import touch
 from models.popularity import Popularity
 
 _EVENTS = 64
@@ -75,6 +76,7 @@ def precompile() -> None:
     published = np.zeros((9, 4), np.float32)  # rows as a server reads them
     ids = FrozenIds.of_unique(keys.unique())
     ids.lookup(keys)
+    touch(read_only(np.zeros(1, np.uint8)))  # of a file
     for rows in (published, published.astype(np.float16)):
         ids.read_rows(keys, read_only(rows), np.empty((_EVENTS, 4), np.float32))
     perceptron(published, *packed([(published[:4], published[4]), (published[:4], None)]))

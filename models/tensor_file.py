@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from models.mapped_file import map_file, read_scattered, touch
+from models.mapped_file import map_file, read_scattered
+from models.pages import touch
 
 Array = npt.NDArray[Any]
 

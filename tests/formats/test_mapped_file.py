@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.mapped_file import _advise, map_file, read_scattered, touch
+from models.mapped_file import _advise, map_file, read_scattered
+from models.pages import touch
 from models.tensor_file import map_tensor, read_tensors, write_tensors
 
 

@@ -115,6 +115,16 @@ def test_keys_round_trip_also_from_a_slice(texts, start):
     assert unpack_keys(pack_keys(keys)).equals(pa.array(texts[start:], pa.string()))
 
 
+@pytest.mark.parametrize("place", [0, 2, 70_000, 131_071, 131_072])
+def test_offsets_of_keys_that_do_not_rise_to_the_end_of_their_bytes_are_refused(place):
+    packed = pack_keys(pa.array([f"{n:06}" for n in range(131_072)]))
+    for wrong in (packed["offsets"][place] + 2**32, -1, 1):
+        offsets = packed["offsets"].copy()
+        offsets[place] = wrong
+        with pytest.raises(ValueError, match="offsets: expected rising offsets from 0 to 786432"):
+            unpack_keys(packed | {"offsets": offsets})
+
+
 def test_null_key_is_refused():
     with pytest.raises(ValueError, match="expected no null"):
         pack_keys(pa.array(["a", None]))
