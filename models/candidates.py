@@ -112,13 +112,11 @@ def draw_candidates(
     offline_Bn: entries of offline hard negatives, or None. `step` keys the draws.
     """
     targets = trues_BT[:, 0]
-    known = trues_BT >= 0
-    trues = np.where(known, trues_BT, targets[:, None])
     shared = _shared(config, targets, negatives, step)
-    t, k = trues.size, len(shared)
-    entries = np.concatenate([trues.ravel(), shared])
+    t, k = trues_BT.size, len(shared)
+    known, entries = _laid_out(trues_BT, shared)
     log_q = _log_expected(config, entries, k, negatives.sampler, estimator)
-    log_q_BT = log_q[:t].reshape(trues.shape)
+    log_q_BT = log_q[:t].reshape(trues_BT.shape)
     hit = _among(shared, trues_BT)
 
     parts: list[Int64Array] = []
@@ -136,8 +134,10 @@ def draw_candidates(
         _add(parts, own_parts, expected_parts, easy)
     elif hard.shape[1]:
         _add(parts, own_parts, expected_parts, hard)
-    own_positive = np.full(trues_BT.shape, -1, np.int64)
-    if own is not None:
+    own_positive = np.empty(trues_BT.shape, np.int64)
+    if own is None:
+        own_positive.fill(-1)
+    else:
         own_positive = _places_of(own, trues_BT)
         drawn, places, expected_B = sampled_own(
             own, targets.astype(np.int32), config.own_negatives, batch.sequence, negatives.salt
@@ -166,13 +166,13 @@ def draw_candidates(
         entries, places = _distinct(entries)
     return Candidates(
         entries=entries,
-        positive=places[:t].reshape(trues.shape),
+        positive=places[:t].reshape(trues_BT.shape),
         known=known,
         shared=places[t : t + k],
         shared_hit=hit,
         rows=places[t + k :].reshape(rows.shape),
         rows_hit=rows_hit,
-        log_expected_positive=log_q_BT.astype(np.float32),
+        log_expected_positive=log_q_BT.astype(np.float32, copy=False),
         log_expected_shared=log_q[t:],
         log_expected_rows=log_expected_rows,
         own=own,
@@ -180,6 +180,27 @@ def draw_candidates(
         own_rows=own_rows,
         in_order=not config.has_item_tower and rows.shape[1] == 0,
     )
+
+
+def _laid_out(trues_BT: Int64Array, shared: Int64Array) -> tuple[BoolArray, Int64Array]:
+    """(bool[B, T] which positives there are, int64[B * T + K] all entries: positives, the row's first in
+    place of one that is not there, then the shared ones).
+    """
+    known, entries = np.empty(trues_BT.shape, np.bool_), np.empty(trues_BT.size + len(shared), np.int64)
+    _lay_out(trues_BT, shared, known, entries)
+    return known, entries
+
+
+@compiled
+def _lay_out(trues_BT: Int64Array, shared: Int64Array, known: BoolArray, entries: Int64Array) -> None:
+    place = 0
+    for row in range(trues_BT.shape[0]):
+        for true in range(trues_BT.shape[1]):
+            known[row, true] = trues_BT[row, true] >= 0
+            entries[place] = trues_BT[row, true] if known[row, true] else trues_BT[row, 0]
+            place += 1
+    for at in range(len(shared)):
+        entries[place + at] = shared[at]
 
 
 def _among(shared: Int64Array, trues_BT: Int64Array) -> BoolArray:

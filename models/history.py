@@ -6,7 +6,8 @@ import numpy as np
 
 from models.arrays import BoolArray, Float32Array, Index, Int32Array, Int64Array, Tensors
 from models.entry_lists import EntryLists, end_before
-from models.native import compiled, compiled_into, prefetch
+from models.history_kernels import bags, holds_request
+from models.native import compiled, prefetch
 from models.own_items import OwnItems, own_of_lists
 from models.pooling import decay_per_s
 
@@ -28,6 +29,8 @@ def _is_there(
     requests: Int64Array,
     near: int,
 ) -> bool:
+    if not holds_request(requests, max(start, place - near), min(end, place + near), request):
+        return False
     for at in range(place - 1, max(start, place - near) - 1, -1):
         if requests[at] == request and items[at] == item:
             return True
@@ -51,7 +54,7 @@ def _observe(
     near: int,
     first: BoolArray,
 ) -> None:
-    """Users lie all over the memory, as in _bags."""
+    """Users lie all over the memory: their newest entries are asked for some users ahead."""
     for i in range(len(user)):
         if i + 2 * _AHEAD < len(user):
             prefetch(starts, user[i + 2 * _AHEAD])
@@ -115,77 +118,6 @@ def _read(
             if at >= 0:
                 out_item[i, column] = items[at]
                 out_age[i, column] = min((ts[i] - times[at]) // 1000, 2147483647)
-
-
-@compiled_into
-def _ask_for(
-    user: Index,
-    length: int,
-    starts: Int64Array,
-    lengths: Int64Array,
-    items: Int32Array,
-    times: Int64Array,
-    requests: Int64Array,
-) -> None:
-    if 0 <= user < len(lengths):
-        end = starts[user] + lengths[user]
-        for at in range(max(starts[user], end - length), end, 8):
-            prefetch(times, at)
-            prefetch(requests, at)
-            prefetch(items, at)
-
-
-@compiled
-def _bags(
-    user: Int64Array,
-    ts: Int64Array,
-    request: Int64Array,
-    length: int,
-    decay_per_s: float,
-    starts: Int64Array,
-    lengths: Int64Array,
-    items: Int32Array,
-    times: Int64Array,
-    requests: Int64Array,
-    found: Int64Array,
-    offsets: Int64Array,
-    weights: Float32Array,
-) -> None:
-    """Fill what history_bags() would make of read(), without the padded matrices between.
-
-    Users lie all over the memory: their newest entries are asked for some users ahead.
-    """
-    n = 0
-    for i in range(len(user)):
-        if i + 2 * _AHEAD < len(user):
-            prefetch(starts, user[i + 2 * _AHEAD])
-            prefetch(lengths, user[i + 2 * _AHEAD])
-            _ask_for(user[i + _AHEAD], length, starts, lengths, items, times, requests)
-        first, total = n, 0.0
-        if 0 <= user[i] < len(lengths):
-            start = starts[user[i]]
-            end = end_before(times, start, start + lengths[user[i]], ts[i])
-            begin, missing = end, length
-            while missing > 0 and begin > start:  # again with more where some are of the same request
-                begin = max(start, begin - missing)
-                n, total = first, 0.0
-                for at in range(begin, end):
-                    if requests[at] == request[i]:
-                        continue
-                    found[n] = items[at]
-                    if decay_per_s > 0.0:
-                        age_s = min((ts[i] - times[at]) // 1000, 2147483647)
-                        weight = np.exp(-decay_per_s * max(age_s, 0))
-                        weights[n] = weight
-                        total += weight
-                    n += 1
-                missing = length - (n - first)
-        if total > 1e-30:
-            for place in range(first, n):
-                weights[place] /= total
-        else:
-            weights[first:n] = 1.0 / max(n - first, 1)
-        offsets[i + 1] = n
 
 
 @compiled
@@ -269,24 +201,29 @@ class HistoryTable:
         return items, age_s
 
     def bags(
-        self, user: Int32Array, ts_ms: Int64Array, request: Int64Array, length: int, half_life_days: float
+        self,
+        user: Int32Array,
+        ts_ms: Int64Array,
+        request: Int64Array,
+        length: int,
+        half_life_days: float,
+        row: Int32Array,
     ) -> tuple[Int64Array, Int64Array, Float32Array]:
-        """What read() finds as weighted bags, as models.pooling.history_bags() gives them: item entries
-        int64[n], offsets int64[N+1], weights float32[n].
+        """What read() finds as weighted bags, as models.pooling.history_bags() gives them, each item as its
+        row int32[item entries]: rows int64[n], offsets int64[N+1], weights float32[n].
         """
         most = len(user) * length
-        found, weights = np.empty(most, np.int64), np.empty(most, np.float32)
+        rows, weights = np.empty(most, np.int64), np.empty(most, np.float32)
         offsets = np.zeros(len(user) + 1, np.int64)
-        starts, lengths, items, times, requests = self._arrays()
-        _bags(
+        bags(
             np.ascontiguousarray(user, np.int64),
             np.ascontiguousarray(ts_ms, np.int64),
             np.ascontiguousarray(request, np.int64),
-            length, decay_per_s(half_life_days), starts, lengths, items, times, requests,
-            found, offsets, weights,
+            length, decay_per_s(half_life_days), row, *self._arrays(),
+            rows, offsets, weights,
         )  # fmt: skip
         n = int(offsets[-1])
-        return found[:n], offsets, weights[:n]
+        return rows[:n], offsets, weights[:n]
 
     def own(self, user: Int32Array, ts_ms: Int64Array, request: Int64Array, length: int) -> OwnItems:
         """The distinct items among the newest `length` entries before each of N moments. Reads only."""

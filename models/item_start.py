@@ -123,6 +123,8 @@ def start_new_items(tables: Tables, features: FeatureColumns, items: ItemStore, 
     spread: all of them, which Tables.spread() has just put around the cold row, and each keeps its distance;
     else those that still are the cold row, to the bit: new since the last training, and not moved before.
     """
+    if not features.slots:
+        return np.empty(0, np.int64)
     ids, embedding = tables.ids["item"], tables.rows["item"]
     entries = ids.live_entries()
     entries = entries[ids.entry_rows[entries] > 0]
@@ -132,7 +134,7 @@ def start_new_items(tables: Tables, features: FeatureColumns, items: ItemStore, 
     fresh = np.flatnonzero(~trained)
     if not spread:
         fresh = fresh[(weights[rows[fresh]] == weights[0]).all(axis=1)]
-    if not len(fresh) or not trained.any() or not features.slots:
+    if not len(fresh) or not trained.any():
         return np.empty(0, np.int64)
     codes = _codes(features, items.categories, tables)
     means, similar = similar_means(codes[entries[fresh]], codes[entries[trained]], weights[rows[trained]])

@@ -7,7 +7,7 @@ and a row that was read in two calls would be updated twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,19 +22,24 @@ Rows = dict[str, list[Int64Array]]
 """Table -> rows read in a step."""
 
 
+_NOTHING = torch.empty(0)
+
+
 @dataclass
 class Wanted:
     """Bags asked for in one request; `value` float32[bags, E] is there after Lookup.run() or read()."""
 
     bags: int
-    value: Tensor = field(default_factory=lambda: torch.empty(0))
+    value: Tensor = _NOTHING
 
 
 @dataclass(frozen=True)
 class _Request:
+    """offsets, weights: as in Lookup.bags(); None where every bag is one row, and counts once."""
+
     rows: Int64Array
-    counts: Int64Array
-    weights: Float32Array
+    offsets: Int64Array | None
+    weights: Float32Array | None
     wanted: Wanted
 
 
@@ -50,12 +55,11 @@ class Lookup:
 
     def single(self, table: str, rows: Int64Array) -> Wanted:
         """One row each: [n, E]; rows: int64[n]."""
-        ones = np.ones(len(rows), np.int64)
-        return self._ask(table, rows, ones, np.ones(len(rows), np.float32))
+        return self._ask(table, _Request(rows, None, None, Wanted(len(rows))))
 
     def bags(self, table: str, rows: Int64Array, offsets: Int64Array, weights: Float32Array) -> Wanted:
         """Weighted sums [bags, E]; rows: int64[n], offsets: int64[bags+1], weights: float32[n]."""
-        return self._ask(table, rows, np.diff(offsets), weights)
+        return self._ask(table, _Request(rows, offsets, weights, Wanted(len(offsets) - 1)))
 
     def slots(self, table: str, entries: Int32Array) -> Wanted:
         """Mean of the known entries of int32[n, slots] (-1 = none), the cold row where none is known."""
@@ -63,12 +67,11 @@ class Lookup:
         if entries.shape[1] == 1:
             return self.single(table, ids.rows(entries[:, 0]))
         known, offsets, weights = slot_bags(entries)
-        return self._ask(table, ids.rows(known), np.diff(offsets), weights)
+        return self.bags(table, ids.rows(known), offsets, weights)
 
-    def _ask(self, table: str, rows: Int64Array, counts: Int64Array, weights: Float32Array) -> Wanted:
-        wanted = Wanted(len(counts))
-        self._requests.setdefault(table, []).append(_Request(rows, counts, weights, wanted))
-        return wanted
+    def _ask(self, table: str, request: _Request) -> Wanted:
+        self._requests.setdefault(table, []).append(request)
+        return request.wanted
 
     def run(self) -> None:
         """Look everything up; backward() moves the rows of trained tables."""
@@ -101,11 +104,21 @@ class Lookup:
 
     def _joined(self, table: str, requests: Sequence[_Request]) -> tuple[Tensor, Tensor, Tensor]:
         """(rows int64[n], offsets int64[bags+1], weights float32[n]) of all requests of a table."""
-        rows = _joined([request.rows for request in requests])
-        counts = _joined([request.counts for request in requests])
-        weights = _joined([request.weights for request in requests])
-        offsets = np.zeros(len(counts) + 1, np.int64)
-        np.cumsum(counts, out=offsets[1:])
+        reads = sum(len(request.rows) for request in requests)
+        bags = sum(request.wanted.bags for request in requests)
+        rows, weights = np.empty(reads, np.int64), np.empty(reads, np.float32)
+        offsets = np.zeros(bags + 1, np.int64)
+        read, bag = 0, 1
+        for request in requests:
+            end, following = read + len(request.rows), bag + request.wanted.bags
+            rows[read:end] = request.rows
+            if request.offsets is None or request.weights is None:
+                weights[read:end] = 1.0
+                offsets[bag:following] = np.arange(read + 1, end + 1)
+            else:
+                weights[read:end] = request.weights
+                np.add(request.offsets[1:], read, out=offsets[bag:following])
+            read, bag = end, following
         if table in self._trained:
             self.touched[table] = [rows]
         return torch.from_numpy(rows), torch.from_numpy(offsets), torch.from_numpy(weights)
@@ -126,7 +139,3 @@ def _hand_out(requests: Sequence[_Request], values: Tensor, gradients: Tensor | 
     if gradients is not None:
         for request, gradient in zip(requests, torch.split_with_sizes(gradients, bags), strict=True):
             request.wanted.value.grad = gradient
-
-
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)

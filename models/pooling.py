@@ -53,6 +53,19 @@ def history_bags(
 
 
 @compiled
+def _fill_sizes(offsets: Int64Array, sizes: Float32Array) -> None:
+    for bag in range(len(sizes)):
+        sizes[bag] = offsets[bag + 1] - offsets[bag]
+
+
+def bag_sizes(offsets: Int64Array) -> Float32Array:
+    """float32[N] elements of every bag of offsets int64[N+1]."""
+    sizes = np.empty(len(offsets) - 1, np.float32)
+    _fill_sizes(offsets, sizes)
+    return sizes
+
+
+@compiled
 def _newest(offsets: Int64Array, positions: Int32Array) -> None:
     length = positions.shape[1]
     for row in range(positions.shape[0]):

@@ -48,7 +48,8 @@ class PrebatchStepper(Stepper):
         self, history: HistoryTable, batch: Samples, length: int
     ) -> tuple[Int64Array, Int64Array, Float32Array]:
         half_life = self._parts.config.history_half_life_days
-        return history_bags(*self._read(history, batch, length), half_life)
+        items, offsets, weights = history_bags(*self._read(history, batch, length), half_life)
+        return self._parts.tables.ids["item"].rows(items), offsets, weights
 
     def _attributes(self, entries: Int64Array, plan: StepPlan) -> tuple[Int32Array, Float32Array]:
         categories, numbers = self._rows.item_categories, self._rows.item_numbers

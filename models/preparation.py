@@ -77,7 +77,9 @@ class Preparation:
         (request, item) that is there twice the first event is the sample.
         """
         chosen = pc.and_(_of_kinds(events, self._kinds), pc.not_equal(key_array(events["item_id"]), ""))
-        events = events.filter(chosen).combine_chunks()
+        if not pc.all(chosen, skip_nulls=False).as_py():
+            events = events.filter(chosen)
+        events = events.combine_chunks()
         ts_ms = np.array(events["ts_ms"], np.int64)
         user = self._tables.observe("user", events["user_id"], ts_ms).astype(np.int32)
         item = self._tables.observe("item", events["item_id"], ts_ms).astype(np.int32)
@@ -86,6 +88,8 @@ class Preparation:
         self.events_taken += len(ts_ms)
 
         def observe(table: HistoryTable, places: Int64Array) -> BoolArray:
+            if len(places) == len(user) and user.min(initial=0) >= 0:
+                return table.observe(user, item, ts_ms, request)
             first = np.ones(len(places), np.bool_)
             known = user[places] >= 0
             at = places[known]
@@ -94,7 +98,9 @@ class Preparation:
 
         for name, further in self._config.histories.items():
             observe(self._histories[name], _places(_of_kinds(events, further.kinds)))
-        places = _places(_of_kinds(events, self._config.positives))
+        places = np.arange(len(events))
+        if self._kinds != {*self._config.positives}:
+            places = _places(_of_kinds(events, self._config.positives))
         places = places[observe(self._history, places)]
         if self._popularity:
             self._count(events, catalogue, item, ts_ms, places)

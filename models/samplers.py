@@ -18,30 +18,36 @@ _ROUND = 1 << 40  # steps between the redraws of one step, so that no two draws 
 _BLOCK = 16
 """Entries whose shares are added up for every draw that falls among them."""
 _FEW = 1 << 12
-"""Powers that are raised sooner than their numbers are looked at."""
+"""Counts below this are raised beforehand, once for all entries."""
 
 
 @compiled
-def _fill(live: BoolArray, which: Int64Array, powers: Float64Array, shares: Float64Array) -> None:
-    """Fill in shares = powers[which] where live, and 0 elsewhere."""
-    for entry in range(len(live)):
-        power = powers[which[entry]]
-        shares[entry] = power if live[entry] else 0.0
+def _fill_in(
+    live: BoolArray,
+    counts: Int64Array | Float64Array,
+    few: int,
+    powers: Float64Array,
+    shares: Float64Array,
+    block_sums: Float64Array,
+) -> float:
+    """Fill in shares, the power of the count where live and 0 elsewhere, and block_sums: the sum of all
+    shares up to the end of every block, added up one by one. Returns the least share above 0.
 
-
-@compiled
-def _block_sums(shares: Float64Array) -> tuple[Float64Array, float]:
-    """float64[blocks], the sum of all shares up to the end of every block, added up one by one; and the least
-    share above 0.
+    powers: of the counts 0..few-1, then of each that is not among these, as they come.
     """
-    sums = np.empty(-(-len(shares) // _BLOCK), np.float64)
-    total, least = 0.0, np.inf
-    for block in range(len(sums)):
+    total, least, following = 0.0, np.inf, np.int64(few)
+    for block in range(len(block_sums)):
         for entry in range(block * _BLOCK, min((block + 1) * _BLOCK, len(shares))):
-            total += shares[entry]
-            least = min(least, shares[entry] if shares[entry] > 0.0 else np.inf)
-        sums[block] = total
-    return sums, least
+            place = np.int64(counts[entry])
+            if counts[entry] >= few:
+                place = following
+                following += 1
+            share = powers[place] if live[entry] else 0.0
+            shares[entry] = share
+            total += share
+            least = min(least, share if share > 0.0 else np.inf)
+        block_sums[block] = total
+    return least
 
 
 @compiled_into
@@ -100,6 +106,15 @@ def _found(
         found[i] = place
 
 
+@compiled
+def _expect(
+    entries: Int64Array, shares: Float64Array, least: float, draws: float, expected: Float64Array
+) -> None:
+    """Fill in expected = draws * shares[entries], at least `least` of these: reads that wait together."""
+    for i in range(len(entries)):
+        expected[i] = max(shares[entries[i]], least) * draws
+
+
 class Sampler(Protocol):
     """Where easy negatives come from."""
 
@@ -121,16 +136,13 @@ class UnigramSampler:
     def __init__(self, live: BoolArray, counts: Int64Array | Float64Array, power: float, seed: int) -> None:
         _refuse_empty(int(np.count_nonzero(live)))
         self._seed = seed
-        if np.issubdtype(counts.dtype, np.integer) and (most := int(counts.max())) < max(len(counts), _FEW):
-            # Whole numbers are mostly small and repeated: each is raised once.
-            which, raised = counts.astype(np.int64, copy=False), np.arange(most + 1, dtype=np.float64)
-        else:
-            which, raised = np.arange(len(counts)), counts.astype(np.float64)
-        powers = np.maximum(raised, 1.0) ** power
+        # Whole numbers are mostly small and repeated: each is raised once.
+        few = _FEW if np.issubdtype(counts.dtype, np.integer) else 0
+        powers = np.maximum(np.concatenate([np.arange(float(few)), counts[counts >= few]]), 1.0) ** power
         self._shares = np.empty(len(live))  # by entry
-        _fill(live, which, powers, self._shares)
+        self._block_sums = np.empty(-(-len(live) // _BLOCK))
         # An entry that is never drawn (no row yet) can be a target all the same: as rare as the rarest.
-        self._block_sums, self._least = _block_sums(self._shares)
+        self._least = _fill_in(live, counts, few, powers, self._shares, self._block_sums)
         self._begins = _bucket_begins(self._block_sums)
 
     def draw(self, n: int, step: int) -> Int64Array:
@@ -141,9 +153,9 @@ class UnigramSampler:
 
     def log_expected(self, entries: Int64Array, n: int) -> Float32Array:
         """log(n * share) of every entry, float32[N]: its expected count among n draws."""
-        share = np.maximum(self._shares[entries], self._least)
-        expected: Float32Array = np.log(share * (n / self._block_sums[-1])).astype(np.float32)
-        return expected
+        expected = np.empty(len(entries))
+        _expect(entries, self._shares, self._least, n / self._block_sums[-1], expected)
+        return np.log(expected, out=expected).astype(np.float32)
 
 
 class LogUniformSampler:

@@ -32,6 +32,7 @@ from models.losses import (
 )
 from models.model_config import DAY_MS, ModelConfig
 from models.own_items import OwnItems, own_features
+from models.pooling import bag_sizes
 from models.popularity_dims import PopularityDims
 from models.products import in_bfloat16, in_blocks, similarities
 from models.samplers import uniform_by_key
@@ -175,9 +176,12 @@ class Stepper:
     def _bags(
         self, history: HistoryTable, batch: Samples, length: int
     ) -> tuple[Int64Array, Int64Array, Float32Array]:
-        """The same as weighted bags: items int64[n], offsets int64[B+1], weights float32[n]."""
-        half_life = self._parts.config.history_half_life_days
-        return history.bags(batch.user, batch.ts_ms, batch.request, length, half_life)
+        """The same as weighted bags of rows: int64[n], offsets int64[B+1], weights float32[n]."""
+        parts = self._parts
+        return history.bags(
+            batch.user, batch.ts_ms, batch.request, length, parts.config.history_half_life_days,
+            parts.tables.ids["item"].entry_rows,
+        )  # fmt: skip
 
     def _attributes(self, entries: Int64Array, plan: StepPlan) -> tuple[Int32Array, Float32Array]:
         """(categories int32[U, C], standardised numbers float32[U, M]) of items."""
@@ -209,7 +213,9 @@ class Stepper:
             lookup.slots(feature.table, batch.categories[:, parts.features.layout[feature.table]])
             for feature in parts.features.categories
         ]
-        numbers = torch.from_numpy(plan.numbers[positions])
+        # Where there are none, to choose rows of them is still a call that takes its time.
+        held = plan.numbers[positions] if plan.numbers.shape[1] else plan.numbers[: len(batch)]
+        numbers = torch.from_numpy(held)
 
         def complete() -> UserInputs:
             vector, size, sequence = history()
@@ -246,9 +252,9 @@ class Stepper:
             mask_BL = items_BL >= 0
             single = lookup.single(table, parts.tables.ids["item"].rows(items_BL[mask_BL]))
             return lambda: sequence_inputs(single.value, mask_BL, age_s_BL)
-        flat, offsets, weights = self._bags(history, batch, length)
-        bags = lookup.bags(table, parts.tables.ids["item"].rows(flat), offsets, weights)
-        size = torch.from_numpy((offsets[1:] - offsets[:-1]).astype(np.float32))
+        rows, offsets, weights = self._bags(history, batch, length)
+        bags = lookup.bags(table, rows, offsets, weights)
+        size = torch.from_numpy(bag_sizes(offsets))
         return lambda: (bags.value, size, None)
 
     def _items(

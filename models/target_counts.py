@@ -9,6 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from models.arrays import Int64Array, Tensors
+from models.native import compiled
+
+
+@compiled
+def _count(items: Int64Array, counts: Int64Array) -> None:
+    """Add up in place: many more entries than targets are left alone."""
+    for i in range(len(items)):
+        counts[items[i]] += 1
 
 
 class TargetCounts:
@@ -19,9 +27,9 @@ class TargetCounts:
 
     def observe(self, items: Int64Array, entries: int) -> None:
         """Count targets int64[N]; entries: one more than the largest item entry there is."""
-        more = max(0, entries - len(self._counts))
-        self._counts = np.concatenate([self._counts, np.zeros(more, np.int64)])
-        self._counts += np.bincount(items, minlength=len(self._counts))
+        if entries > len(self._counts):
+            self._counts = np.concatenate([self._counts, np.zeros(entries - len(self._counts), np.int64)])
+        _count(items, self._counts)
 
     def drop(self, items: Int64Array) -> None:
         """Forget removed items: their entries may be given again."""

@@ -37,6 +37,8 @@ Progress = Callable[[int, int], None]
 """Told (samples done, samples in all) after each step."""
 
 _CHUNK = 1024
+_TOGETHER = 64
+"""Batches that are made at once."""
 
 
 class Training:
@@ -77,9 +79,7 @@ class Training:
             user_dropout=config.id_dropout if config.use_history else 0.0,
             item_dropout=config.item_dropout,
         )
-        starts = range(0, len(order), config.batch_size)
-        chosen = (order[start : start + config.batch_size] for start in starts)
-        batches = ((self.stepper, samples.take(positions), positions) for positions in chosen)
+        batches = ((self.stepper, *batch) for batch in self._batches(samples, order))
         return self._epoch(batches, plan, len(order), progress)
 
     def written(self, samples: Samples, order: Int64Array | None) -> Iterator[PrebatchedRows]:
@@ -97,8 +97,7 @@ class Training:
             lambda entries: parts.items.categories[entries],
             lambda entries: parts.items.numbers[entries],
         )
-        for number, start in enumerate(range(0, len(order), config.batch_size)):
-            batch = samples.take(order[start : start + config.batch_size])
+        for number, (batch, _) in enumerate(self._batches(samples, order)):
             history = parts.history.read(batch.user, batch.ts_ms, batch.request, config.history_length)
             yield producer.rows(batch, *history, self.steps + number)
 
@@ -146,6 +145,17 @@ class Training:
                 at += len(rows)
 
         return self._epoch(batches(), plan, len(samples), progress)
+
+    def _batches(self, samples: Samples, order: Int64Array) -> Iterator[tuple[Samples, Int64Array]]:
+        """(batch, its positions) one after the other, made several at once: between two steps the processor
+        has forgotten how.
+        """
+        size = self._parts.config.batch_size
+        for begin in range(0, len(order), size * _TOGETHER):
+            chosen = order[begin : begin + size * _TOGETHER]
+            together = samples.take(chosen)
+            places = [slice(start, start + size) for start in range(0, len(chosen), size)]
+            yield from [(together.take(part), chosen[part]) for part in places]
 
     def _order(self, samples: Samples, order: Int64Array | None) -> tuple[Int64Array, dict[str, int]]:
         """The positions that this pass steps over, and what resampling changed."""

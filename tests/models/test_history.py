@@ -184,8 +184,8 @@ def test_bags_are_what_is_read(events, length, half_life_days):
     observe(table, events)
     users = USERS.astype(np.int32)
     read = table.read(users, SECONDS * 1000, REQUESTS, length)
-    expected = history_bags(*read, half_life_days)
-    for one, other in zip(
-        table.bags(users, SECONDS * 1000, REQUESTS, length, half_life_days), expected, strict=True
-    ):
+    items, *bags = history_bags(*read, half_life_days)
+    row = np.random.default_rng(length).permutation(100).astype(np.int32)
+    found = table.bags(users, SECONDS * 1000, REQUESTS, length, half_life_days, row)
+    for one, other in zip(found, (row[items].astype(np.int64), *bags), strict=True):
         assert (one.dtype, one.tobytes()) == (other.dtype, other.tobytes())

@@ -287,6 +287,21 @@ def test_nothing_to_take():
     assert len(world.tables.ids["user"]) == 0
 
 
+def test_a_part_of_a_table_whose_events_are_all_taken_is_read_where_it_lies():
+    rows = [
+        event(f"u{at % 3}", f"i{at % 4}", "click", at, f"r{at // 2}", "home", query=f"q{at % 5}")
+        for at in range(30)
+    ]
+    alone, among = (World(positives=("click",), weights={}, histories={}) for _ in range(2))
+    expected = alone.take(rows[7:21])
+    found = among.preparation.take(table(rows).slice(7, 14), CATALOGUE, True)
+    assert len(found) == 14
+    for name in ("sequence", "ts_ms", "user", "item", "weight", "request", "categories", "numbers"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert among.lists(found) == alone.lists(expected)
+    assert among.targets.by_entry.tolist() == alone.targets.by_entry.tolist() == [4, 4, 3, 3]
+
+
 def test_samples_of_several_stretches_are_one():
     world = World()
     rows = random_events(80, 3)
