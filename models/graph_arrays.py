@@ -71,7 +71,8 @@ class Graph:
         vectors = content.numbers(np.float32)
         got = {"vectors": shape, "numbers": len(vectors), "levels": len(levels), "offsets": len(offsets) - 1}
         wanted = {"vectors": (items, width), "numbers": items * width, "levels": items, "offsets": items}
-        if got != wanted or offsets[-1] != len(neighbours) or not -1 <= entry < items or top + 1 >= len(ends):
+        begins = 0 <= entry < items and 0 <= top < len(ends) - 1
+        if got != wanted or offsets[-1] != len(neighbours) or not begins:
             raise ValueError(f"a graph: expected {wanted}, got {got}, entry {entry} on level {top}")
         return cls(vectors.reshape(items, width), neighbours, offsets, ends, entry, top, data)
 

@@ -87,28 +87,28 @@ def bags(
             start = starts[user[i]]
             end = _end_before(times, start, start + lengths[user[i]], ts[i])
             begin = max(start, end - length)
-            if decay_per_s == 0.0 and not holds_request(requests, begin, end, request[i]):
+            among = holds_request(requests, begin, end, request[i])
+            if among:  # further back, for those that do not count
+                begin, missing = end, length
+                while missing > 0 and begin > start:
+                    begin -= 1
+                    missing -= requests[begin] != request[i]
+            if decay_per_s == 0.0 and not among:
                 for at in range(np.uint64(end - begin)):
                     item = items[np.uint64(begin) + at]
                     rows[np.uint64(first) + at] = row[np.uint64(item)]
                 n += end - begin
             else:
-                missing: Index = length
-                begin = end
-                while missing > 0 and begin > start:  # again with more where some are of the same request
-                    begin = max(start, begin - missing)
-                    n, total = first, 0.0
-                    for at in range(begin, end):
-                        if requests[at] == request[i]:
-                            continue
-                        rows[n] = row[items[at]]
-                        if decay_per_s > 0.0:
-                            age_s = min((ts[i] - times[at]) // 1000, 2147483647)
-                            weight = np.exp(-decay_per_s * max(age_s, 0))
-                            weights[n] = weight
-                            total += weight
-                        n += 1
-                    missing = length - (n - first)
+                for at in range(begin, end):
+                    if among and requests[at] == request[i]:
+                        continue
+                    rows[n] = row[items[at]]
+                    if decay_per_s > 0.0:
+                        age_s = min((ts[i] - times[at]) // 1000, 2147483647)
+                        weight = np.exp(-decay_per_s * max(age_s, 0))
+                        weights[n] = weight
+                        total += weight
+                    n += 1
         if total > 1e-30:
             for place in range(first, n):
                 weights[place] /= total
