@@ -50,7 +50,9 @@ def zeros(size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 def converted(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A copy of an array [N] in another type."""
+    """An array [N] in another type; itself where it has it."""
+    if array.dtype == dtype:
+        return array
     copy = np.empty(len(array), dtype)
     block = BLOCK_BYTES // array.itemsize
     for begin in range(0, len(array), block):

@@ -49,6 +49,7 @@ def test_converted_block_by_block(size):
     np.testing.assert_array_equal(narrow, wide)
     assert narrow.dtype == np.int32
     assert rests == -(-wide.nbytes // BLOCK_BYTES)
+    assert converted(narrow, np.int32) is narrow
 
 
 def test_touching_rests_after_every_block_and_changes_nothing():
